@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint schema clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m converter.demo demo-out
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+
+# The descriptor set that converter/schema.py loads; tests/test_schema.py fails where it is out of date.
+schema: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I converter --descriptor_set_out=converter/caffe.desc converter/caffe.proto
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out build dist *.egg-info

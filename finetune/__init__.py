@@ -1,0 +1,1 @@
+"""Recipes that finetune converted face models for facial expressions."""
