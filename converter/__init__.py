@@ -1,0 +1,36 @@
+"""From Caffe to PyTorch: prototxt and caffemodel in, a module that computes the same numbers out.
+
+    from converter import convert
+    net = convert("deploy.prototxt", "net.caffemodel")
+    prob = net(images)
+
+Importing this package imports neither torch nor protobuf; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converter.conversion import convert
+    from converter.errors import ConversionError
+    from converter.net import CaffeNet
+    from converter.weights import read_blobs, read_mean
+
+__version__ = "0.1.0"
+__all__ = ["CaffeNet", "ConversionError", "convert", "read_blobs", "read_mean"]
+
+_HOMES = {
+    "convert": "converter.conversion",
+    "ConversionError": "converter.errors",
+    "CaffeNet": "converter.net",
+    "read_blobs": "converter.weights",
+    "read_mean": "converter.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'converter' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,166 @@
+"""CaffeNet: a Caffe net as an nn.Module, its layers its children under their own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a prototxt's transform_param says of an input: x = (pixels in 0..255 - mean) * scale.
+
+    mean has one value for all channels or one each, in the data's own order; mean_file is a mean.binaryproto (see
+    read_mean). Caffe reads images with OpenCV: their channels are blue, green, red.
+    """
+
+    blob: str
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    mean_file: str | None = None
+    crop_size: int | None = None
+    channel_order: str = "BGR"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) of pixel values in 0..255, channels in channel_order -> what the net takes.
+
+        Raises:
+            ValueError: the mean is in a file.
+        """
+        if self.mean_file is not None:
+            raise ValueError(f"the mean is the file {self.mean_file!r}: subtract read_mean(path) yourself, before the scale {self.scale}")
+        x = pixels.to(torch.get_default_dtype())
+        if self.mean:
+            x = x - torch.tensor(self.mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        return x * self.scale
+
+
+# A step of a program: module name, bottoms, tops, and the blob versions that nobody reads afterwards.
+_Program = list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+class CaffeNet(nn.Module):
+    """A converted net. net(*tensors) takes one tensor for each of net.inputs.
+
+    Returns the one output, or a dict of all outputs by blob name; net(*tensors, blobs=("fc7",)) a dict of the named blobs
+    as Caffe's users know them: after the in-place layers. Layers that the asked-for blobs do not need are not run, and an
+    activation is freed at its last use. A layer can be replaced by assigning a module to its name.
+
+    Attributes:
+        inputs, outputs: blob names in prototxt order.
+        input_shapes: the shapes that the prototxt states; any batch size runs, and any image size where the layers allow.
+        layer_names: Caffe's layer name for each child's name ('.' becomes '_', a taken name gets a trailing '_').
+        preprocess: what the prototxt says of the input, or None.
+        notes: what was ignored in the files, and why.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        steps: Sequence[tuple[str, Sequence[int], Sequence[int]]],
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Sequence[str],
+        blobs: Mapping[str, int],
+        *,
+        input_versions: Sequence[int] | None = None,
+        name: str = "",
+        layer_names: Mapping[str, str] | None = None,
+        preprocess: Preprocess | None = None,
+        notes: Sequence[str] = (),
+    ):
+        super().__init__()
+        for key, module in modules.items():
+            self.add_module(key, module)
+        self.name = name
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.input_shapes = dict(inputs)
+        self.layer_names = dict(layer_names or {key: key for key in modules})
+        self.preprocess, self.notes = preprocess, tuple(notes)
+        self._steps = [(key, tuple(bottoms), tuple(tops)) for key, bottoms, tops in steps]
+        self._blobs = dict(blobs)
+        self._input_versions = tuple(range(len(inputs)) if input_versions is None else input_versions)
+        self._programs: dict[tuple[str, ...], _Program] = {}
+        self._programs[self.outputs] = self._program(self.outputs)
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The names that net(..., blobs=) takes."""
+        return tuple(self._blobs)
+
+    def _program(self, wanted: tuple[str, ...]) -> _Program:
+        """The steps that the wanted blobs need, each with what can be freed behind it."""
+        unknown = [name for name in wanted if name not in self._blobs]
+        if unknown:
+            raise KeyError(f"the net has no blob {', '.join(map(repr, unknown))}; it has {', '.join(self._blobs)}")
+        needed = {self._blobs[name] for name in wanted}
+        kept, last_read = [], set(needed)
+        for key, bottoms, tops in reversed(self._steps):
+            if not needed.intersection(tops):
+                continue
+            needed.update(bottoms)
+            dead = {i for i in (*bottoms, *tops) if i not in last_read}
+            last_read.update(bottoms)
+            kept.append((key, bottoms, tops, tuple(sorted(dead))))
+        return kept[::-1]
+
+    def forward(self, *tensors: Tensor, blobs: Sequence[str] | None = None) -> Any:
+        """Run the net.
+
+        Raises:
+            TypeError: another number of tensors than of inputs.
+            KeyError: a blob that the net does not have.
+        """
+        if len(tensors) != len(self.inputs):
+            raise TypeError(f"the net takes {len(self.inputs)} tensors ({', '.join(self.inputs)}), not {len(tensors)}")
+        wanted = self.outputs if blobs is None else tuple(blobs)
+        program = self._programs.get(wanted)
+        if program is None:
+            program = self._programs[wanted] = self._program(wanted)
+        values: dict[int, Tensor] = dict(zip(self._input_versions, tensors, strict=True))
+        modules = self._modules
+        for key, bottoms, tops, dead in program:
+            result = modules[key](*[values[i] for i in bottoms])  # type: ignore[misc]
+            if len(tops) == 1:
+                values[tops[0]] = result
+            else:
+                values.update(zip(tops, result, strict=True))
+            for i in dead:
+                del values[i]
+        if blobs is None and len(wanted) == 1:
+            return values[self._blobs[wanted[0]]]
+        return {name: values[self._blobs[name]] for name in wanted}
+
+    def to_fx(self) -> GraphModule:
+        """The net as a torch.fx GraphModule with the same children and state dict; several outputs are a dict, as here."""
+        from torch.fx import Graph, GraphModule
+
+        graph = Graph()
+        program = self._program(self.outputs)
+        values = {version: graph.placeholder(f"input_{i}") for i, version in enumerate(self._input_versions)}
+        for key, bottoms, tops, _ in program:
+            result = graph.call_module(key, tuple(values[i] for i in bottoms))
+            if len(tops) == 1:
+                values[tops[0]] = result
+            else:
+                import operator
+
+                values.update({top: graph.call_function(operator.getitem, (result, i)) for i, top in enumerate(tops)})
+        found = {name: values[self._blobs[name]] for name in self.outputs}
+        graph.output(found if len(found) > 1 else next(iter(found.values())))
+        return GraphModule(self, graph)
+
+    def to_source(self, path: Any) -> None:
+        """Write the net as one readable Python file: a module class with this net's state-dict keys."""
+        from converter.source import write_source
+
+        write_source(self, path)
+
+    def extra_repr(self) -> str:
+        return f"inputs={self.inputs}, outputs={self.outputs}"
