@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from converter.errors import CaffezooWarning, GraphError, some
+from converter.errors import CaffezooWarning, GraphError, UnsupportedError, some
 from converter.fillers import fill
 from converter.graph import Graph, Step, build_graph
 from converter.net import CaffeNet, Preprocess
@@ -68,7 +68,12 @@ def prepare(
         spec = _embedded(found)
     else:
         spec = read_prototxt(prototxt, phase)
-    graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
+    try:
+        graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
+    except (GraphError, UnsupportedError) as error:
+        if prototxt is None:
+            raise type(error)(f"{error} This is the net that the caffemodel itself holds, as it was trained; give its deploy prototxt, too.") from None
+        raise
     _check_size(graph)
     plan = None if found is None else match(graph, found)
     if plan is not None:
@@ -114,7 +119,7 @@ def assemble(graph: Graph) -> CaffeNet:
         [(step.key, step.bottoms, step.tops) for step in graph.steps],
         graph.inputs,
         graph.outputs,
-        graph.names,
+        graph.versions,
         input_versions=graph.input_versions,
         name=graph.name,
         layer_names={step.key: step.spec.name for step in graph.steps},

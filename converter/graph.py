@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from converter.errors import GraphError, some
 from converter.layers import Blob, Layer, Sources, build, layer_type
 from converter.layers._registry import first_line, refuse_unknown, shapes_of
+from converter.meta import QuickMeta
 from converter.schema import message_class
 from converter.upgrade import LayerSpec, NetSpec
 
@@ -59,6 +60,7 @@ class Graph:
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)  # of each blob version
+    versions: list[str] = field(default_factory=list)  # the name of each blob version, "" for a loss's automatic top
     input_versions: list[int] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)  # the last version of each blob
     outputs: list[str] = field(default_factory=list)
@@ -110,12 +112,16 @@ class _Builder:
         self.keys: set[str] = set()
         self.unshaped: list[str] = []
 
-    def version(self, value: Tensor, memory: int | None = None) -> int:
+    def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
+        """A new version of a blob; the one that readers of its name get from now on."""
         if value.numel() > MAX_ELEMENTS:
             raise ValueError(f"a blob of shape {tuple(value.shape)} has more values than any net's")
         self.values.append(value)
         self.memory.append(len(self.values) if memory is None else memory)
         self.graph.shapes.append(tuple(value.shape))
+        self.graph.versions.append(name)
+        if name:
+            self.graph.names[name] = len(self.values) - 1
         return len(self.values) - 1
 
     def failed(self, spec: LayerSpec, problem: str) -> GraphError:
@@ -171,8 +177,7 @@ class _Builder:
                 shape = (1, 3, 224, 224)  # so that the rest is looked at, too; the net is refused at the end
             graph.inputs[top] = shape
             try:
-                graph.names[top] = self.version(torch.empty(shape, device="meta"))
-                graph.input_versions.append(graph.names[top])
+                graph.input_versions.append(self.version(top, torch.empty(shape, device="meta")))
             except (RuntimeError, ValueError, TypeError, OverflowError) as error:
                 raise self.failed(spec, f"its top {top!r} cannot have the shape {shape}: {first_line(error)}") from error
 
@@ -195,7 +200,7 @@ class _Builder:
         if self.unshaped:
             refuse_unknown(spec, kind, graph.where)  # shapes are guesses by now: look no further than at the fields
             for name in spec.message.top:
-                graph.names[name] = self.version(torch.empty(1, 3, 224, 224, device="meta"))
+                self.version(name, torch.empty(1, 3, 224, 224, device="meta"))
             return
         made, notes = build(spec, kind, inputs, graph.phase, graph.where)
         assert isinstance(made, Layer)
@@ -203,7 +208,7 @@ class _Builder:
         step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.blobs, made.load)
         self.parameters(step)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), QuickMeta():
                 result = step.module(*inputs)
             tops = list(result) if isinstance(result, tuple) else [result]
             names: list[str] = list(spec.message.top)
@@ -230,10 +235,7 @@ class _Builder:
         if name in graph.names and not in_place:
             raise self.failed(spec, f"its top {name!r} is already there, made by another layer; only an in-place layer may write it again")
         shares = spec.type in _SHARES_MEMORY or (in_place and self.truly_in_place(step, i))
-        version = self.version(value, self.memory[step.bottoms[0]] if shares and step.bottoms else None)
-        if name:
-            graph.names[name] = version
-        return version
+        return self.version(name, value, self.memory[step.bottoms[0]] if shares and step.bottoms else None)
 
     def truly_in_place(self, step: Step, i: int) -> bool:
         """Whether Caffe lets the layer write over its bottom: a bottom with several readers is copied by a Split before."""
@@ -257,10 +259,9 @@ class _Builder:
         for name, version in list(graph.names.items()):
             if version in (top, bottom) or self.memory[version] != self.memory[top]:
                 continue
-            changed = self.version(self.values[version], self.memory[top])
+            changed = self.version(name, self.values[version], self.memory[top])
             key = self.key(f"{step.spec.name}_shared")
             graph.steps.append(Step(len(graph.steps), key, step.spec, Shared(), [top, version], [changed]))
-            graph.names[name] = changed
 
     def key(self, name: str) -> str:
         """The layer's name as nn.Module takes it: no dot, no attribute of a module, no name that is taken."""

@@ -59,6 +59,8 @@ class CaffeNet(nn.Module):
         layer_names: Caffe's layer name for each child's name ('.' becomes '_', a taken name gets a trailing '_').
         preprocess: what the prototxt says of the input, or None.
         notes: what was ignored in the files, and why.
+
+    Steps read and write numbered versions of blobs; `versions` has the blob's name for each, the last one is the blob.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class CaffeNet(nn.Module):
         steps: Sequence[tuple[str, Sequence[int], Sequence[int]]],
         inputs: Mapping[str, tuple[int, ...]],
         outputs: Sequence[str],
-        blobs: Mapping[str, int],
+        versions: Sequence[str],
         *,
         input_versions: Sequence[int] | None = None,
         name: str = "",
@@ -84,7 +86,8 @@ class CaffeNet(nn.Module):
         self.layer_names = dict(layer_names or {key: key for key in modules})
         self.preprocess, self.notes = preprocess, tuple(notes)
         self._steps = [(key, tuple(bottoms), tuple(tops)) for key, bottoms, tops in steps]
-        self._blobs = dict(blobs)
+        self._versions = tuple(versions)
+        self._blobs = {blob: i for i, blob in enumerate(versions) if blob}
         self._input_versions = tuple(range(len(inputs)) if input_versions is None else input_versions)
         self._programs: dict[tuple[str, ...], _Program] = {}
         self._programs[self.outputs] = self._program(self.outputs)

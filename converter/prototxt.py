@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
-from typing import Any
-
 from converter.errors import PrototxtError, shown
+from converter.files import read_file
 from converter.schema import message_class
 from converter.text import Document, read_text
 from converter.upgrade import NetSpec, upgrade
@@ -15,21 +13,6 @@ from converter.upgrade import NetSpec, upgrade
 MAX_BYTES = 32 << 20  # the largest prototxt seen in public has 0.4 MB
 _SOLVER_NETS = ("net", "net_param", "train_net", "test_net", "train_net_param", "test_net_param")
 _SOLVER_ONLY = (*_SOLVER_NETS, "base_lr", "lr_policy", "max_iter", "solver_mode", "snapshot_prefix", "test_iter")
-
-
-def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> bytes:
-    """The bytes of a regular file of at most limit bytes."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise error(f"{path}: not a regular file, so no {what}.")
-        if status.st_size > limit:
-            raise error(f"{path}: {status.st_size:,} bytes are too many for a {what}; is it the weight file?")
-        return path.read_bytes()
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
-    except ValueError as problem:  # a NUL in the name
-        raise error(f"{shown(str(path))}: no file can have this name.") from problem
 
 
 def read_prototxt(path: str | os.PathLike[str], phase: str = "TEST") -> NetSpec:

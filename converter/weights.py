@@ -26,7 +26,7 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     from converter.wire import is_hdf5, walk
 
     path = Path(path)
-    if path.is_file() and is_hdf5(path):
+    if is_hdf5(path):
         from converter.hdf5 import walk_hdf5
 
         return walk_hdf5(path)
@@ -106,6 +106,7 @@ def match(graph: Graph, weights: Weights) -> Plan:
     found: dict[tuple[int, int], Blob] = {}
     last: dict[str, Blob] = {}  # of blobs that share memory, the last one written counts
     wrong, unused, doubled = [], [], []
+    differing: set[str] = set()  # layers already reported: what they lack is not told twice
     seen: set[str] = set()
     for layer in weights.layers:
         step = first.get(layer.name)
@@ -124,10 +125,12 @@ def match(graph: Graph, weights: Weights) -> Plan:
         if len(layer.blobs) != len(step.blobs) and not (partial and len(layer.blobs) < len(step.blobs)):
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
             want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.blob_shapes)
+            differing.add(layer.name)
             wrong.append(f"layer {layer.name!r} ({step.spec.type}): the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})")
             continue
         for i, (blob, shape) in enumerate(zip(layer.blobs, step.blob_shapes, strict=False)):
             if not _same_shape(blob, shape):
+                differing.add(layer.name)
                 wrong.append(f"layer {layer.name!r}, blob {i} ({step.blobs[i].key}): the file has {blob.shape}, the net {shape}")
                 continue
             blob.check()
@@ -141,7 +144,7 @@ def match(graph: Graph, weights: Weights) -> Plan:
             blob_or_none = last.get(name) if name else found.get((step.index, i))
             if blob_or_none is not None:
                 blobs.append(blob_or_none)
-            elif first[step.spec.name] is step:
+            elif first[step.spec.name] is step and step.spec.name not in differing:
                 missing.append(f"layer {step.spec.name!r}, blob {i} ({step.blobs[i].key}) of shape {step.blob_shapes[i]}")
         if len(blobs) == len(step.blobs):
             _add(plan, step, blobs)

@@ -176,8 +176,12 @@ def _not_weights(head: bytes, path: Path) -> str | None:
 
 
 def is_hdf5(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    """Whether a file begins as HDF5 files do; False where it cannot be read, which opening it will explain."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except (OSError, ValueError):
+        return False
 
 
 class _Walk:

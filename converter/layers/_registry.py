@@ -163,6 +163,8 @@ def build(
     try:
         with torch.device("meta"):
             made = kind.function(fields, *bottoms)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{where}: {spec}: {error}") from None
     except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
     unread = [name for name in fields.unread() if name not in kind.ignored] if kind.message else []

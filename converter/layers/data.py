@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers._registry import Fields, Layer, Sources, layer
 
 
@@ -77,7 +78,7 @@ def hdf5_output(p: Fields, *bottoms: Tensor) -> Layer:
 
 @layer("Python", "python_param", bottoms=(0, None))
 def python(p: Fields, *bottoms: Tensor) -> Layer:
-    raise ValueError(
+    raise UnsupportedError(
         f"it runs the Python class {p.module}.{p.layer}, which is not part of the files; cut the net before it with a smaller"
-        " prototxt, or, if it only reads data, name its tops in input_shapes (--input-shape)"
+        " prototxt, or, if it only reads data, name its tops in input_shapes (--input-shape)."
     )

@@ -1,0 +1,241 @@
+"""The command convert-caffe. It imports torch only where a net is built: --help and listing a caffemodel are quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from converter import __version__
+from converter.errors import ConversionError
+
+_EXAMPLES = """\
+examples:
+  convert-caffe deploy.prototxt net.caffemodel -o net.safetensors    convert
+  convert-caffe net.caffemodel -o net.pth                            convert with the net that the file itself holds
+  convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
+  convert-caffe net.caffemodel                                       list layers and blobs
+  convert-caffe mean.binaryproto -o mean.safetensors                 convert a mean image
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="convert-caffe",
+        description="Convert Caffe nets to PyTorch, exactly: what cannot be converted exactly is an error.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("files", nargs="*", metavar="FILE", type=Path, help="a prototxt, a caffemodel (.caffemodel, .caffemodel.h5), or both")
+    p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), or .py (the net as Python source)")
+    p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
+    p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
+    p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
+    p.add_argument("--input-shape", action="append", default=[], metavar="NAME=N,C,H,W", help="the shape of an input; may be repeated")
+    p.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    p.add_argument("--list-layers", action="store_true", help="print the layer types that can be converted")
+    p.add_argument("--version", action="version", version=f"caffezoo {__version__}")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 1 the files cannot be converted, 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
+    p = parser()
+    options = p.parse_args(arguments)
+    try:
+        run(options, p.error)
+        sys.stdout.flush()
+    except ConversionError as error:
+        sys.exit(f"convert-caffe: {_one_paragraph(str(error))}")
+    except KeyboardInterrupt:
+        sys.stderr.write("convert-caffe: interrupted; nothing was written\n")
+        sys.exit(130)
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _one_paragraph(text: str) -> str:
+    from converter.table import printable
+
+    return printable(" ".join(text.split()))
+
+
+def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
+    if options.list_layers:
+        from converter.layers import layer_types
+
+        print("\n".join(layer_types()))
+        return
+    prototxt, weights = _told_apart(options.files, usage)
+    shapes = _shapes(options.input_shape, usage)
+    if options.output is None:
+        _show(options, prototxt, weights, shapes)
+    elif prototxt is None and weights is not None and _is_mean(weights):
+        _write_mean(options, weights)
+    else:
+        _convert(options, prototxt, weights, shapes)
+
+
+def _told_apart(files: list[Path], usage: Callable[[str], Any]) -> tuple[Path | None, Path | None]:
+    """Which file is the prototxt and which holds weights, by their first bytes: the order does not matter."""
+    if not 1 <= len(files) <= 2:
+        usage("give a prototxt, a caffemodel, or both")
+    binary = [_is_binary(path) for path in files]
+    if len(files) == 1:
+        return (None, files[0]) if binary[0] else (files[0], None)
+    if binary == [True, False]:
+        return files[1], files[0]
+    return files[0], files[1]
+
+
+def _is_binary(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(1 << 16) or path.suffix in (".caffemodel", ".h5", ".binaryproto")
+    except (OSError, ValueError):
+        return path.suffix in (".caffemodel", ".h5", ".binaryproto")
+
+
+def _shapes(given: list[str], usage: Callable[[str], Any]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in given:
+        name, _, dims = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(d) for d in dims.replace("x", ",").split(","))
+        except ValueError:
+            name = ""
+        if not name or min(shapes[name]) < 1:
+            usage(f"--input-shape {text}: expected NAME=N,C,H,W, such as data=1,3,224,224")
+    return shapes
+
+
+def _is_mean(path: Path) -> bool:
+    from converter.wire import blob_file, is_hdf5, open_source
+
+    return not is_hdf5(path) and blob_file(open_source(path))
+
+
+def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> None:
+    from converter import table
+
+    if prototxt is None:
+        assert weights is not None
+        if _is_mean(weights):
+            from converter.wire import walk_blob
+
+            blob = walk_blob(weights)
+            print(json.dumps({"mean": list(blob.shape)}) if options.json else f"mean image of shape {'×'.join(map(str, blob.shape))}")
+            return
+        from converter.weights import open_weights
+
+        found = open_weights(weights)
+        print(json.dumps(table.weights_json(found)) if options.json else table.weights_table(found))
+        return
+    from converter.conversion import prepare
+
+    graph, _ = prepare(prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    print(json.dumps(table.net_json(graph)) if options.json else table.net_table(graph))
+    _notes(graph.notes, options)
+
+
+def _notes(notes: list[str], options: argparse.Namespace) -> None:
+    if not options.quiet and not options.json:
+        from converter.table import printable
+
+        for note in notes:
+            print(f"note: {printable(note)}", file=sys.stderr)
+
+
+def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> None:
+    from converter.files import Hasher
+    from converter.weights import open_weights
+
+    output: Path = options.output
+    _check_output(output, [p for p in (prototxt, weights) if p is not None])
+    found = None if weights is None else open_weights(weights)
+    # The hashes are made on threads of their own, while this one imports torch.
+    hashers = {path.name: Hasher(path) for path in (prototxt, weights) if path is not None and path.is_file()}
+    from converter.conversion import prepare
+    from converter.writers import write
+
+    graph, plan = prepare(prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    with _Bar(options, sum(p.numel() * 4 for step in graph.steps for p in step.module.parameters()), output.name) as bar:
+        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar)
+    _notes(graph.notes, options)
+    if options.json:
+        from converter.table import net_json
+
+        print(json.dumps({"output": str(output), "sha256": {n: h.result() for n, h in hashers.items()}, **net_json(graph)}))
+    elif not options.quiet:
+        count = sum(p.numel() for p in {id(p): p for step in graph.steps for p in step.module.parameters()}.values())
+        checked = "every blob of the net found, each of the right shape" if plan else "filled as the prototxt says: no weights were given"
+        print(f"{output}: {len(graph.steps)} layers, {count:,} parameters; {checked}")
+
+
+def _check_output(output: Path, sources: list[Path]) -> None:
+    """Refuse what must fail before an hour of work, and an output that is an input."""
+    from converter.files import SUFFIXES
+
+    if output.suffix not in SUFFIXES:
+        raise ConversionError(f"{output}: the output's name must end in one of {', '.join(SUFFIXES)}.")
+    if not output.parent.is_dir():
+        raise ConversionError(f"{output}: there is no folder {output.parent}; make it first.")
+    if output.is_dir() or any(output.exists() and source.exists() and output.samefile(source) for source in sources):
+        raise ConversionError(f"{output}: this is a folder, or one of the input files; choose another name.")
+
+
+def _write_mean(options: argparse.Namespace, path: Path) -> None:
+    from converter.weights import read_mean
+
+    mean = read_mean(path)
+    output: Path = options.output
+    if output.suffix != ".safetensors":
+        raise ConversionError(f"{output}: a mean image is written as .safetensors.")
+    _check_output(output, [path])
+    from safetensors.numpy import save
+
+    from converter.writers import whole_file
+
+    with whole_file(output) as file:
+        file.write(save({"mean": mean}))
+    if not options.quiet:
+        print(f"{output}: mean of shape {'×'.join(map(str, mean.shape))}")
+
+
+class _Bar:
+    """A progress bar for outputs that take a while, where a person looks on."""
+
+    def __init__(self, options: argparse.Namespace, total: int, name: str):
+        self.bar: Any = None
+        if total > 64 << 20 and sys.stderr.isatty() and not (options.quiet or options.json):
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False)
+
+    def __call__(self, count: int) -> None:
+        if self.bar is not None:
+            self.bar.update(count)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+if __name__ == "__main__":
+    main()

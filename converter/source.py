@@ -1,0 +1,110 @@
+"""Writes a CaffeNet as one readable Python file: a module class with the same children and state-dict keys.
+
+Every text that comes from a prototxt stands in the source as a repr() of a string; names become attributes only where they
+are plain identifiers.
+"""
+
+from __future__ import annotations
+
+import keyword
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.files import whole_file
+from converter.modules import constructor_arguments
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from converter.net import CaffeNet
+
+
+def write_source(net: CaffeNet, path: str | os.PathLike[str]) -> None:
+    """Write the net's class to a .py file; load the weights with net.load_state_dict().
+
+    Raises:
+        ConversionError: the file cannot be written.
+    """
+    with whole_file(Path(path)) as file:
+        file.write(source_of(net).encode())
+
+
+def source_of(net: CaffeNet) -> str:
+    """The file's text."""
+    program = net._program(net.outputs)
+    used = [key for key, *_ in program]
+    modules = {key: module for key, module in net.named_children() if key in used}
+    lines = ['"""A Caffe net as PyTorch source, written by caffezoo."""', "", "from torch import nn", ""]
+    ours = sorted({_prefix(module)[:-1] for module in modules.values()} - {"nn"})
+    if ours:
+        lines += [f"from converter import {', '.join(ours)}", ""]
+    lines += ["", "class Net(nn.Module):"]
+    lines += [f"    name = {ascii(net.name)}", f"    inputs = {_literal(net.inputs)}", f"    outputs = {_literal(net.outputs)}", ""]
+    lines += ["    def __init__(self):", "        super().__init__()"]
+    for key, module in modules.items():
+        left, right = (f"self.{key} = ", "") if _plain(key) else (f"self.add_module({ascii(key)}, ", ")")
+        lines.append(f"        {left}{_constructor(module)}{right}")
+    lines += _ties(net, used)
+    variable = _variables(net._versions)
+    lines += ["", f"    def forward({', '.join(['self', *(variable[net._versions[i]] for i in net._input_versions)])}):"]
+    for key, bottoms, tops, dead in program:
+        call = f"self.{key}" if _plain(key) else f"self._modules[{ascii(key)}]"
+        written = [variable[net._versions[i]] for i in tops]
+        lines.append(f"        {', '.join(written)} = {call}({', '.join(variable[net._versions[i]] for i in bottoms)})")
+        done = sorted({variable[net._versions[i]] for i in dead} - set(written) | {variable[net._versions[i]] for i in dead if i in tops})
+        if done:
+            lines.append(f"        del {', '.join(done)}")
+    found = [(name, variable[name]) for name in net.outputs]
+    result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{ascii(name)}: {value}" for name, value in found) + "}"
+    return "\n".join([*lines, f"        return {result}", ""])
+
+
+def _variables(names: tuple[str, ...]) -> dict[str, str]:
+    """A variable for each blob: one that is written in place keeps its own, as its old values are not read again."""
+    variables: dict[str, str] = {}
+    for name in names:
+        if name in variables:
+            continue
+        plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+        plain = plain if plain[:1].isalpha() else f"x_{plain}"
+        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn", "graph", "modules"):
+            plain += "_"
+        variables[name] = plain
+    return variables
+
+
+def _plain(key: str) -> bool:
+    return key.isascii() and key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("__")
+
+
+def _prefix(module: nn.Module) -> str:
+    home = type(module).__module__
+    return "nn." if home.startswith("torch.nn.") else "graph." if home == "converter.graph" else "modules."
+
+
+def _constructor(module: nn.Module) -> str:
+    arguments = ", ".join(f"{name}={_literal(value)}" for name, value in constructor_arguments(module).items())
+    return f"{_prefix(module)}{type(module).__name__}({arguments})"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, float) and value in (float("inf"), float("-inf")) or value != value:
+        return f"float({str(value)!r})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    return ascii(value)
+
+
+def _ties(net: CaffeNet, used: list[str]) -> list[str]:
+    """Parameters that layers share."""
+    first: dict[int, tuple[str, str]] = {}
+    lines = []
+    for key in used:
+        module = net._modules[key]
+        assert module is not None
+        for name, parameter in module.named_parameters():
+            owner = first.setdefault(id(parameter), (key, name))
+            if owner != (key, name):
+                lines.append(f"        self._modules[{ascii(key)}].{name} = self._modules[{ascii(owner[0])}].{owner[1]}")
+    return lines

@@ -1,0 +1,130 @@
+"""Writes a converted net: safetensors by copying spans from file to file in the kernel, .pth by torch, .py by source.py.
+
+Every output is written beside its place and moved there when it is whole; nothing is left where that fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from converter import __version__
+from converter.conversion import assemble, load
+from converter.errors import ConversionError
+from converter.files import SUFFIXES, whole_file
+from converter.graph import Graph
+from converter.net import CaffeNet
+from converter.weights import Plan, tensor_of
+from converter.wire import Source
+
+_CHUNK = 16 << 20
+Progress = Callable[[int], None]
+
+
+def metadata(graph: Graph, hashes: dict[str, str]) -> dict[str, str]:
+    """What a safetensors file says of its origin: strings only, as the format wants it."""
+    net = assemble(graph)
+    facts: dict[str, Any] = {
+        "converter": f"caffezoo {__version__}",
+        "net": graph.name,
+        "inputs": json.dumps({name: list(shape) for name, shape in graph.inputs.items()}),
+        "outputs": json.dumps(graph.outputs),
+        "layer_names": json.dumps({step.key: step.spec.name for step in graph.steps if step.blobs}),
+        "preprocess": json.dumps(None if net.preprocess is None else vars(net.preprocess)),
+    }
+    return {**facts, **{f"sha256.{name}": digest for name, digest in hashes.items()}}
+
+
+def write(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict[str, str]], progress: Progress | None = None) -> None:
+    """Write the net in the format of the path's suffix.
+
+    Raises:
+        ConversionError: no such format, or the file cannot be written.
+    """
+    report = progress or (lambda _: None)
+    if path.suffix == ".safetensors":
+        write_safetensors(path, graph, plan, hashes, report)
+    elif path.suffix in (".pth", ".pt"):
+        net = assemble(graph)
+        load(net, graph, plan)
+        with whole_file(path) as file:
+            torch.save({key: value.detach() for key, value in net.state_dict().items()}, file)
+        report(sum(value.nbytes for value in net.state_dict().values()))
+    elif path.suffix == ".py":
+        assemble(graph).to_source(path)
+    else:
+        raise ConversionError(f"{path}: the output's name ends in {path.suffix!r}; it must be one of {', '.join(SUFFIXES)}.")
+
+
+def write_safetensors(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict[str, str]], progress: Progress) -> None:
+    """header length (u64), header (JSON), then all values: huggingface.co/docs/safetensors.
+
+    Blobs that are the state dict's values as they are go from file to file without passing through memory.
+    """
+    meta = assemble(graph)
+    entries: dict[str, dict[str, Any]] = {}
+    at = 0
+    for key, value in meta.state_dict().items():
+        size = prod(value.shape) * value.element_size()
+        dtype = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
+        entries[key] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + size]}
+        at += size
+    # int64 first would be aligned; safetensors asks for no order, only that there are no holes
+    header = json.dumps({"__metadata__": metadata(graph, hashes()), **entries}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with whole_file(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for key, value in _values(meta, graph, plan):
+            if isinstance(value, Tensor):
+                file.write(value.contiguous().numpy().tobytes())
+                progress(value.nbytes)
+            else:
+                source, offset, count = value
+                file.flush()
+                _copy(source, offset, count, file, progress)
+            entries.pop(key)
+    assert not entries, f"no values for {list(entries)}"
+
+
+def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[str, Tensor | tuple[Source, int, int]]]:
+    """Each state-dict entry in order: a span of the weight file, or a tensor made when it is its turn."""
+    if plan is None or plan.filled:  # fillers draw; a layer without weights is rare, and the net then fits in memory
+        load(meta, graph, plan)
+        yield from meta.state_dict().items()
+        return
+    made: dict[str, Tensor] = {}
+    loads = {step.key: (step, blobs) for step, blobs in plan.made}
+    for key, value in meta.state_dict().items():
+        if key in plan.whole:
+            blob, shape = plan.whole[key]
+            span = blob.plain()
+            yield key, (blob.source, span.offset, span.nbytes) if span else tensor_of(blob, shape)
+            continue
+        layer = key.rpartition(".")[0]
+        if key not in made and layer in loads:
+            step, blobs = loads[layer]
+            made = {f"{layer}.{k}": v for k, v in step.load([tensor_of(b, s) for b, s in zip(blobs, step.blob_shapes, strict=True)]).items()}
+        yield key, made.pop(key) if key in made else nn.Parameter(value).detach()
+
+
+def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Progress) -> None:
+    """Bytes from file to file, by the kernel where it can."""
+    out = file.fileno()
+    while count:
+        piece = min(count, _CHUNK)
+        try:
+            done = os.copy_file_range(source.file.fileno(), out, piece, offset)
+        except OSError:  # across file systems, or on one that cannot
+            done = os.sendfile(out, source.file.fileno(), offset, piece)
+        if not done:
+            raise ConversionError(f"{source.path}: the file became shorter while it was read.")
+        offset, count = offset + done, count - done
+        progress(done)
+    file.seek(0, os.SEEK_END)
