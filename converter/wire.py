@@ -11,8 +11,9 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -115,22 +116,22 @@ class Weights:
     net: bytes | None = None  # the embedded NetParameter without blobs
 
 
-@dataclass(eq=False)
 class Source:
-    """An open weight file: mapped for the walk, read by position for the values (reads are not charged to our memory)."""
+    """An open weight file: mapped for the walk, read by position for the values (reads are not charged to our memory).
 
-    path: Path
-    file: Any
-    map: mmap.mmap
-    size: int = field(init=False)
+    Blobs hold on to it; the file is closed with the last of them.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path, descriptor: int):
+        self.path, self.descriptor = path, descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self.map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         self.size = len(self.map)
 
     def read(self, offset: int, count: int) -> bytes:
         data = bytearray()
         while len(data) < count:
-            piece = os.pread(self.file.fileno(), count - len(data), offset + len(data))
+            piece = os.pread(self.descriptor, count - len(data), offset + len(data))
             if not piece:
                 raise WeightsError(f"{self.path}: the file became shorter while it was read.")
             data += piece
@@ -144,23 +145,27 @@ def open_source(path: Path) -> Source:
         WeightsError: missing, empty, or a web page, an archive, a Git-LFS pointer, another framework's file.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise WeightsError(f"{path}: not a regular file, so no weight file.")
-        file = path.open("rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
     except OSError as problem:
         raise WeightsError(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
     except ValueError as problem:
         raise WeightsError(f"{shown(str(path))}: no file can have this name.") from problem
-    head = file.read(512)
-    if not head:
-        raise WeightsError(f"{path}: the file is empty; the download may have failed.")
-    complaint = _not_weights(head, path)
-    if complaint:
-        raise WeightsError(f"{path}: {complaint}")
-    return Source(path, file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise WeightsError(f"{path}: not a regular file, so no weight file.")
+        head = os.pread(descriptor, 512, 0)
+        if not head:
+            raise WeightsError(f"{path}: the file is empty; the download may have failed.")
+        complaint = _not_weights(head)
+        if complaint:
+            raise WeightsError(f"{path}: {complaint}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Source(path, descriptor)
 
 
-def _not_weights(head: bytes, path: Path) -> str | None:
+def _not_weights(head: bytes) -> str | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
         return "this is a web page, not a weight file: the link gave a page (a login, a quota, a moved file). Download the file itself."

@@ -120,9 +120,9 @@ def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Pr
     while count:
         piece = min(count, _CHUNK)
         try:
-            done = os.copy_file_range(source.file.fileno(), out, piece, offset)
+            done = os.copy_file_range(source.descriptor, out, piece, offset)
         except OSError:  # across file systems, or on one that cannot
-            done = os.sendfile(out, source.file.fileno(), offset, piece)
+            done = os.sendfile(out, source.descriptor, offset, piece)
         if not done:
             raise ConversionError(f"{source.path}: the file became shorter while it was read.")
         offset, count = offset + done, count - done

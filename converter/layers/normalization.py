@@ -36,7 +36,7 @@ def batch_norm(p: Fields, x: Tensor) -> Layer:
 def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
     """Sums become means; batch_norm_layer.cpp: a factor of 0 gives zeros."""
     mean, variance, factor = blobs
-    scale = 0.0 if factor.item() == 0 else 1 / factor
+    scale = torch.where(factor == 0, 0.0, 1 / factor)
     return {"running_mean": mean * scale, "running_var": variance * scale, "num_batches_tracked": torch.tensor(0)}
 
 
