@@ -68,7 +68,7 @@ def _variables(names: tuple[str, ...]) -> dict[str, str]:
             continue
         plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
         plain = plain if plain[:1].isalpha() else f"x_{plain}"
-        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn", "graph", "modules"):
+        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn", "graph", "modules", "fork_modules"):
             plain += "_"
         variables[name] = plain
     return variables
@@ -80,7 +80,7 @@ def _plain(key: str) -> bool:
 
 def _prefix(module: nn.Module) -> str:
     home = type(module).__module__
-    return "nn." if home.startswith("torch.nn.") else "graph." if home == "converter.graph" else "modules."
+    return "nn." if home.startswith("torch.nn.") else f"{home.removeprefix('converter.')}."
 
 
 def _constructor(module: nn.Module) -> str:

@@ -105,31 +105,35 @@ def match(graph: Graph, weights: Weights) -> Plan:
     in_net = {name for name in graph.layer_names_of_inputs} | set(first)
     found: dict[tuple[int, int], Blob] = {}
     last: dict[str, Blob] = {}  # of blobs that share memory, the last one written counts
-    wrong, unused, doubled = [], [], []
+    wrong: list[str] = []
+    unused: list[str] = []
+    doubled: list[str] = []
     differing: set[str] = set()  # layers already reported: what they lack is not told twice
     seen: set[str] = set()
     for layer in weights.layers:
-        step = first.get(layer.name)
-        if step is None or not step.blobs:
-            if layer.blobs and step is None and layer.name not in in_net:
-                unused.append(layer.name)
-            elif layer.blobs:
-                wrong.append(f"layer {layer.name!r}: the file has {len(layer.blobs)} blobs, the net's layer of type {step.spec.type if step else 'data'!r} none")
-            continue
         if not layer.blobs:
-            continue  # a net that uses a name twice; what is lacking is found below
+            continue  # where the net's layer of this name has some, they are found missing below
+        if layer.name not in in_net:
+            unused.append(layer.name)
+            continue
+        if layer.name not in first or not first[layer.name].blobs:
+            wrong.append(f"layer {layer.name!r}: the file has {len(layer.blobs)} blobs, the net's layer of this name none")
+            continue
+        step = first[layer.name]
         if layer.name in seen:
             doubled.append(layer.name)
         seen.add(layer.name)
-        partial = weights.format == "HDF5" and any(step.shared)  # HDF5 snapshots keep a shared blob once
-        if len(layer.blobs) != len(step.blobs) and not (partial and len(layer.blobs) < len(step.blobs)):
+        places = range(len(layer.blobs)) if layer.places is None else layer.places
+        partial = layer.places is not None and any(step.shared)  # HDF5 snapshots keep a shared blob once
+        if max(places) >= len(step.blobs) or not (partial or len(places) == len(step.blobs)):
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
             want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.blob_shapes)
             differing.add(layer.name)
             wrong.append(f"layer {layer.name!r} ({step.spec.type}): the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})")
             continue
-        for i, (blob, shape) in enumerate(zip(layer.blobs, step.blob_shapes, strict=False)):
-            if not _same_shape(blob, shape):
+        for i, blob in zip(places, layer.blobs, strict=True):
+            shape = step.blob_shapes[i]
+            if not _same_shape(blob, shape, step.spec.type):
                 differing.add(layer.name)
                 wrong.append(f"layer {layer.name!r}, blob {i} ({step.blobs[i].key}): the file has {blob.shape}, the net {shape}")
                 continue
@@ -183,9 +187,12 @@ def _second_of_a_name(step: Step, plan: Plan, where: str) -> None:
     plan.notes.append(f"layer {step.spec.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")
 
 
-def _same_shape(blob: Blob, shape: tuple[int, ...]) -> bool:
-    """Caffe's ShapeEquals: four old-style dimensions are compared with leading axes of 1 added to the net's shape."""
-    if blob.shape == shape:
+def _same_shape(blob: Blob, shape: tuple[int, ...], type_: str) -> bool:
+    """Caffe's ShapeEquals: four old-style dimensions are compared with leading axes of 1 added to the net's shape.
+
+    The forks that have a BN layer write its vectors as (1, C) or (1, C, 1, 1).
+    """
+    if blob.shape == shape or (type_ == "BN" and [d for d in blob.shape if d != 1] == [d for d in shape if d != 1]):
         return True
     padded = (1,) * (4 - len(shape)) + shape
     return blob.legacy and blob.shape == padded

@@ -76,6 +76,17 @@ class Fields:
         self._seen.add(name)
         return bool(self._message.HasField(name))
 
+    def axis_of(self, x: Tensor) -> int:
+        """The field `axis`, counted from the first axis of x (Blob::CanonicalAxisIndex).
+
+        Raises:
+            ValueError: x has no such axis.
+        """
+        axis = int(self.axis)
+        if not -x.dim() <= axis < x.dim():
+            raise ValueError(f"axis {axis} lies outside of {x.dim()} axes")
+        return axis % x.dim()
+
     def unread(self) -> list[str]:
         return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen]
 
@@ -133,8 +144,9 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     found = _TYPES.get(spec.type)
     if found is not None:
         return found
-    near = difflib.get_close_matches(spec.type, _TYPES, 1, 0.8)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    lower = {name.lower(): name for name in _TYPES}
+    near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     if not spec.message.bottom:
         hint += " If it only reads data, name the shape of each of its tops in input_shapes (--input-shape)."
     raise UnsupportedError(
@@ -199,7 +211,7 @@ def _harmless(unknown: Unknown, kind: LayerType) -> str | None:
     if kind.is_source or kind.removed:
         return "the layer's own reading of data is not converted"
     if kind.message and path[0] == kind.message and len(path) > 1:
-        return kind.ignored.get(path[1])
+        return {**kind.ignored, **ENGINE}.get(path[1])
     return _FORK_FIELDS.get(path[0])
 
 

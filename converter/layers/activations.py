@@ -82,6 +82,8 @@ def threshold(p: Fields, x: Tensor) -> nn.Module:
 def clip(p: Fields, x: Tensor) -> nn.Module:
     if not (p.has("min") and p.has("max")):
         raise ValueError("Clip takes both min and max")
+    if p.min > p.max:
+        raise ValueError(f"the min {p.min} lies above the max {p.max}")
     return modules.Clip(p.min, p.max)
 
 

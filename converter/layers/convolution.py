@@ -15,7 +15,7 @@ _IGNORED = {
     "cudnn_flavor": "NVIDIA's choice of an algorithm",
     "mem_group_size": "a fork's memory setting",
 }
-_TORCH = {
+_TORCH: dict[bool, dict[int, Any]] = {
     False: {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d},
     True: {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d},
 }
@@ -37,9 +37,7 @@ def _axes(p: Fields, name: str, n: int, default: int | None) -> tuple[int, ...]:
 
 
 def _geometry(p: Fields, x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
-    if not 0 <= axis < x.dim():
-        raise ValueError(f"axis {p.axis} lies outside of {x.dim()} axes")
+    axis = p.axis_of(x)
     n = x.dim() - axis - 1
     kernel, stride = _axes(p, "kernel_size", n, None if n else 1), _axes(p, "stride", n, 1)
     pad, dilation = _axes(p, "pad", n, 0), _axes(p, "dilation", n, 1)
@@ -54,8 +52,8 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
     channels, outputs, groups = x.shape[axis], p.num_output, p.group
     if outputs < 1 or groups < 1 or channels % groups or outputs % groups:
         raise ValueError(f"{channels} channels and num_output {outputs} do not both divide by group {groups}")
-    if any(other.shape[axis] != channels for other in bottoms):
-        raise ValueError("the bottoms differ in their channels")
+    if any(other.shape != x.shape for other in bottoms):
+        raise ValueError("the bottoms differ in their shapes")
     module: nn.Module
     plain: Any = _TORCH[transposed].get(len(kernel)) if axis == 1 and len(bottoms) == 1 else None
     if plain is not None:

@@ -22,8 +22,12 @@ def _repeated(shapes: list[tuple[int, ...]], tops: int) -> list[tuple[int, ...] 
 
 @layer("DummyData", "dummy_data_param", bottoms=(0, 0), ignored={"data_filler": "the top is an input"}, is_source=True)
 def dummy_data(p: Fields) -> Sources:
-    old = [tuple(dims) for dims in zip(p.num, p.channels, p.height, p.width, strict=True)]
-    return Sources(_repeated([tuple(s.dim) for s in p.shape] or old, p.tops))
+    old = (p.num, p.channels, p.height, p.width)
+    if not any(old):
+        return Sources(_repeated([tuple(s.dim) for s in p.shape], p.tops))
+    if p.shape or any(len(dims) not in (1, p.tops) for dims in old):
+        raise ValueError("num, channels, height and width stand in place of shape, with one value each, or one for each top")
+    return Sources([tuple(dims[i % len(dims)] for dims in old) for i in range(p.tops)])
 
 
 _IGNORED = dict.fromkeys(

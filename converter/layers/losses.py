@@ -25,18 +25,21 @@ def _ignore_label(p: Fields) -> int | None:
 
 @layer("SoftmaxWithLoss", "softmax_param", bottoms=(2, 2), ignored=ENGINE, is_loss=True)
 def softmax_with_loss(p: Fields, x: Tensor, label: Tensor) -> nn.Module:
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
-    return modules.SoftmaxWithLoss(_normalization(p, "VALID"), _ignore_label(p), axis, p.tops > 1)
+    return modules.SoftmaxWithLoss(_normalization(p, "VALID"), _ignore_label(p), p.axis_of(x), p.tops > 1)
 
 
 @layer("InfogainLoss", "infogain_loss_param", bottoms=(2, 3), is_loss=True)
 def infogain_loss(p: Fields, x: Tensor, label: Tensor, *matrix: Tensor) -> nn.Module:
     if not matrix:
         raise ValueError(f"its matrix is the file {p.source!r}; feed it as a third bottom of shape (1, 1, C, C) instead")
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
+    if p.loss.normalize:
+        raise ValueError("normalize is set; infogain_loss_layer.cpp takes only `normalization`")
+    axis = p.axis_of(x)
     if matrix[0].numel() != x.shape[axis] ** 2:
         raise ValueError(f"the matrix has {matrix[0].numel()} values for {x.shape[axis]} classes")
-    return modules.InfogainLoss(_normalization(p, "VALID"), _ignore_label(p), axis, p.tops > 1)
+    known = p.loss.DESCRIPTOR.fields_by_name["normalization"].enum_type
+    normalization = known.values_by_number[p.loss.normalization].name
+    return modules.InfogainLoss(normalization, _ignore_label(p), axis, p.tops > 1)
 
 
 @layer("SigmoidCrossEntropyLoss", bottoms=(2, 2), is_loss=True)
@@ -66,12 +69,15 @@ def contrastive_loss(p: Fields, a: Tensor, b: Tensor, similar: Tensor) -> nn.Mod
 
 @layer("CenterLoss", "center_loss_param", bottoms=(2, 2), is_loss=True)
 def center_loss(p: Fields, x: Tensor, label: Tensor) -> Layer:
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
-    features = x.flatten(axis).shape[-1]
-    return Layer(modules.CenterLoss(p.num_output, features, axis), [Blob("weight", p.center_filler)])
+    axis = p.axis_of(x)
+    if p.num_output < 1 or axis != 1:
+        raise ValueError(f"num_output {p.num_output} and axis {p.axis}; it takes at least one center, and all axes behind the first")
+    return Layer(modules.CenterLoss(p.num_output, x[0].numel(), axis), [Blob("weight", p.center_filler)])
 
 
 @layer("Accuracy", "accuracy_param", bottoms=(2, 2))
 def accuracy(p: Fields, x: Tensor, label: Tensor) -> nn.Module:
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
+    axis = p.axis_of(x)
+    if p.top_k > x.shape[axis]:
+        raise ValueError(f"top_k {p.top_k} is more than the {x.shape[axis]} classes")
     return modules.Accuracy(p.top_k, axis, p.ignore_label if p.has("ignore_label") else None, p.tops > 1)

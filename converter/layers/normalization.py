@@ -42,4 +42,4 @@ def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
 
 @layer("Softmax", "softmax_param", ignored=ENGINE)
 def softmax(p: Fields, x: Tensor) -> nn.Module:
-    return nn.Softmax(p.axis)
+    return nn.Softmax(p.axis_of(x))

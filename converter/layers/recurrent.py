@@ -18,7 +18,10 @@ def _recurrent(p: Fields, kind: type[modules.Recurrent], keys: Sequence[str], bo
     states = kind.states if p.expose_hidden else 0
     static = more[0] if len(more) == states + 1 else None
     if len(more) not in (states, states + 1) or p.tops != 1 + states:
-        raise ValueError(f"{len(bottoms)} bottoms and {p.tops} tops; with {states} exposed states it takes {2 + states} or {3 + states} and {1 + states}")
+        takes = f"with {states} exposed states it takes {2 + states} or {3 + states} and {1 + states}"
+        raise ValueError(f"{len(bottoms)} bottoms and {p.tops} tops; {takes}")
+    if static is not None and static.shape[:1] != x.shape[1:2]:
+        raise ValueError(f"the static input takes (N, ...), here with N = {x.shape[1]}")
     module = kind(prod(x.shape[2:]), p.num_output, None if static is None else prod(static.shape[1:]), p.expose_hidden)
     fillers = {"weight": p.weight_filler, "bias": p.bias_filler}
     blobs = [Blob(key, fillers[key.split("_")[0]]) for key in keys if static is not None or key != "weight_static"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import Tensor, nn
 
 from converter import modules
@@ -13,8 +15,8 @@ def _axis(p: Fields, old: str) -> int:
     if p.has(old):
         if p.has("axis"):
             raise ValueError(f"axis and {old} are both set")
-        return getattr(p, old)  # type: ignore[no-any-return]
-    return p.axis  # type: ignore[no-any-return]
+        return int(getattr(p, old))
+    return int(p.axis)
 
 
 @layer("Concat", "concat_param", bottoms=(1, None), ignored=ENGINE)
@@ -81,11 +83,15 @@ def reduction(p: Fields, x: Tensor) -> nn.Module:
 
 @layer("ArgMax", "argmax_param")
 def argmax(p: Fields, x: Tensor) -> nn.Module:
+    if p.top_k < 1:
+        raise ValueError("top_k must be at least 1")
     return modules.ArgMax(p.top_k, p.out_max_val, p.axis if p.has("axis") else None)
 
 
 @layer("BatchReindex", bottoms=(2, 2))
 def batch_reindex(p: Fields, x: Tensor, index: Tensor) -> nn.Module:
+    if index.dim() != 1:
+        raise ValueError("the indices take one axis")
     return modules.BatchReindex()
 
 
@@ -93,6 +99,9 @@ def batch_reindex(p: Fields, x: Tensor, index: Tensor) -> nn.Module:
 def filter_(p: Fields, *bottoms: Tensor) -> nn.Module:
     if p.tops != len(bottoms) - 1:
         raise ValueError(f"{p.tops} tops for {len(bottoms)} bottoms; there is one top for each bottom but the selector")
+    *items, selector = bottoms
+    if any(x.shape[:1] != selector.shape[:1] for x in items) or selector.dim() < 1 or prod(selector.shape[1:]) != 1:
+        raise ValueError("the selector takes one value for each item of the other bottoms")
     return modules.Filter()
 
 

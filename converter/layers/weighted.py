@@ -12,9 +12,9 @@ from converter.layers._registry import Blob, Fields, Layer, layer
 
 @layer("InnerProduct", "inner_product_param")
 def inner_product(p: Fields, x: Tensor) -> Layer:
-    axis = p.axis + x.dim() if p.axis < 0 else p.axis
-    if not 0 <= axis <= x.dim() or p.num_output < 1:
-        raise ValueError(f"axis {p.axis} lies outside of {x.dim()} axes, or num_output {p.num_output} is not positive")
+    axis = p.axis_of(x)
+    if p.num_output < 1:
+        raise ValueError(f"num_output is {p.num_output}; it must be at least 1")
     rows, columns = p.num_output, prod(x.shape[axis:])
     plain = x.dim() == axis + 1
     module = nn.Linear(columns, rows, p.bias_term) if plain else modules.InnerProduct(columns, rows, p.bias_term, axis)
