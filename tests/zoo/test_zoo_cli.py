@@ -1,0 +1,131 @@
+"""caffe-zoo as a user runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import misbehaving as bad
+import pytest
+from misbehaving import Server
+
+from zoo import registry
+from zoo.card import Checksum, File, Mirror, Terms
+from zoo.cli import main
+
+BODY = bytes(range(256)) * 100
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model whose only file comes from the server, under terms that ask for consent."""
+    known = (Checksum("sha256", hashlib.sha256(BODY).hexdigest(), "this test"),)
+    file = File("net.caffemodel", (Mirror(server.serve("/net", BODY)),), len(BODY), known)
+    terms = Terms("research only", "this test", ask=True)
+    card = dataclasses.replace(registry.card_of("squeezenet1_1"), name="small", files=(file,), terms=terms)
+    monkeypatch.setattr(registry, "CARDS", (card, *registry.CARDS))
+    return "small"
+
+
+def test_list_shows_every_model_and_what_is_cached(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["name", "task", "state", "licence"]
+    assert len(table) == 1 + len(registry.CARDS)
+    main(["fetch", small, "--accept-terms"])
+    capsys.readouterr()
+    assert main(["list", "--json"]) == 0
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states[small] == "cached"
+    assert states["vgg_face"] == "to be fetched"
+    assert states["center_loss_face"] == "no checksum"
+    assert states["resnet101"] == "bring your own"
+
+
+def test_info_shows_the_facts_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "vgg_face"]) == 0
+    text = capsys.readouterr().out
+    for fact in ("580,013,788 bytes", "93.594 104.7624 129.1863", "CC BY-NC 4.0", "matcaffe_demo.m", "Git LFS pointer"):
+        assert fact in text
+    assert main(["info", "vgg_face", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 145_002_878
+
+
+def test_fetch_asks_for_consent_then_prints_the_paths(
+    small: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", small]) == 1
+    assert "--accept-terms" in capsys.readouterr().err
+    assert main(["fetch", small, "--accept-terms"]) == 0
+    assert capsys.readouterr().out.strip() == str(home / small / "net.caffemodel")
+    assert main(["fetch", small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"net.caffemodel": str(home / small / "net.caffemodel")}
+
+
+def test_verify_and_add_report_in_their_exit_status(
+    small: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", small]) == 1
+    mine = tmp_path / "mine"
+    mine.write_bytes(BODY)
+    assert main(["add", small, str(mine), "--accept-terms"]) == 0
+    assert main(["verify", small]) == 0
+    (home / small / "net.caffemodel").write_bytes(BODY[::-1])
+    capsys.readouterr()
+    assert main(["verify", small, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "wrong"
+    mine.write_bytes(b"wrong")
+    assert main(["add", small, str(mine)]) == 1
+    assert "none of small's files" in capsys.readouterr().err
+
+
+def test_where_and_clean(small: str, home: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["where"]) == 0
+    assert main(["where", small]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(home), str(home / small)]
+    server.resources["/net"].faults = [bad.truncated(5000), bad.status(404)]
+    assert main(["fetch", small, "--accept-terms"]) == 1
+    assert main(["list"]) == 0
+    assert "partly fetched" in capsys.readouterr().out
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 files removed"
+    assert main(["clean", small, "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [str(home / small / "terms.json")]
+
+
+@pytest.mark.parametrize("command", [["info"], ["fetch"], ["verify"], ["add", "x"], ["nonsense"], [], ["list", "--yaml"]])
+def test_a_command_that_cannot_be_understood_ends_with_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "usage: caffe-zoo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["info", "VGGface"], ["fetch", "VGGface"], ["verify", "VGGface"], ["clean", "VGGface"]])
+def test_a_wrong_name_ends_with_1_and_the_right_name(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("caffe-zoo: the zoo has no model 'VGGface'. Did you mean 'vgg_face'")
+    assert "Traceback" not in error
+
+
+def test_the_command_starts_without_torch_and_survives_a_closed_pipe() -> None:
+    root = Path(__file__).parents[2]
+    script = (
+        "import sys; from zoo.cli import main; status = main(['list']);"
+        " assert not {'torch', 'requests', 'numpy'} & set(sys.modules); sys.exit(status)"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([sys.executable, "-c", script], cwd=root, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert "Traceback" not in run.stderr
+    whole = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "vgg_face" in whole.stdout

@@ -1,0 +1,104 @@
+"""What the zoo knows of a model: frozen records without behaviour. The records themselves stand in registry.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Algorithm = Literal["sha256", "sha384", "sha1", "md5", "git-blob-sha1"]
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """One published checksum. `source` says who published it and where: a value without a source is not a checksum."""
+
+    algorithm: Algorithm
+    value: str  # lower-case hexadecimal
+    source: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The tar or zip that a mirror serves in place of the file itself."""
+
+    member: str  # the file's path inside
+    size: int | None = None
+    checksums: tuple[Checksum, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    url: str
+    archive: Archive | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a model as it lies in the cache.
+
+    `size` is in bytes, None where nobody states it; `checksums` is empty where nobody has published one.
+    Files that are not `needed` (label lists) are taken along when the archive that holds them passes by.
+    """
+
+    name: str
+    mirrors: tuple[Mirror, ...]
+    size: int | None = None
+    checksums: tuple[Checksum, ...] = ()
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """One Caffe net of a model: its weights (a File), its structure (a File, or a file in zoo/prototxt) and the
+    submodule of the architecture that it fills ("" for the whole)."""
+
+    prototxt: str
+    weights: str
+    submodule: str = ""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an RGB image in 0..255 becomes the net's input: resize, crop, reorder, subtract `mean`, multiply by `scale`.
+
+    `resize` is (height, width), one number for the shorter side, or None; `size` is the (height, width) of the centre
+    crop, or of the whole image where `resize` is None, or None where the net takes any size. `mean` is in 0..255 and in
+    the net's channel order; where the authors subtract a mean image, it is the name of that File, a binaryproto of the
+    size `resize`.
+    """
+
+    size: tuple[int, int] | None
+    channels: Literal["BGR", "RGB"]
+    mean: tuple[float, float, float] | str
+    source: str
+    scale: float = 1.0
+    resize: tuple[int, int] | int | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the authors allow, in our words, and who says so. `ask`: the user has to agree before the first use."""
+
+    licence: str
+    source: str
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    title: str
+    task: str
+    files: tuple[File, ...]
+    networks: tuple[Network, ...]
+    terms: Terms
+    citation: str
+    input: str  # what goes in, as a shape
+    outputs: str  # what comes out
+    preprocess: Preprocess
+    parameters: int | None  # learnable numbers of the net, BatchNorm's statistics not counted; None: nobody says
+    architecture: str | None = None  # "package:Class"; None loads the converted Caffe net
+    classifier: str | None = None  # the Caffe layer that num_classes replaces, where there is no architecture
+    labels: tuple[str, ...] = ()
+    labels_file: str | None = None  # the File that holds them, one a line, where there are too many to stand here
+    notes: str = ""

@@ -1,0 +1,186 @@
+"""caffe-zoo: the zoo from the command line. Tables for people, --json for programs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import cache, parts, registry
+from .card import Card
+from .errors import ZooError
+from .fetch import add, clean, fetch, verify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, 1 for what went wrong, 2 for a command that cannot be understood, 130 for Ctrl-C."""
+    options = _parser().parse_args(argv)
+    try:
+        answer = options.run(options)
+    except ZooError as error:
+        print(f"caffe-zoo: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"caffe-zoo: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("caffe-zoo: interrupted; what has come is kept", file=sys.stderr)
+        return 130
+    value, text, status = answer
+    try:
+        print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if options.json else text, flush=True)
+    except BrokenPipeError:  # caffe-zoo list | head
+        sys.stderr.close()
+    return status
+
+
+Answer = tuple[Any, str, int]  # for programs, for people, exit status
+
+
+def _list(options: argparse.Namespace) -> Answer:
+    rows = [
+        {"name": card.name, "task": card.task, "state": _state(card), "licence": card.terms.licence}
+        for card in registry.CARDS
+    ]
+    return rows, _table(["name", "task", "state", "licence"], rows), 0
+
+
+def _info(options: argparse.Namespace) -> Answer:
+    card = registry.card_of(options.name)
+    value = dataclasses.asdict(card)
+    lines = [f"{card.name}: {card.title}", ""]
+    facts = {
+        "task": card.task,
+        "input": card.input,
+        "output": card.outputs,
+        "preprocessing": _preprocessing(card),
+        "parameters": "unknown" if card.parameters is None else f"{card.parameters:,}",
+        "loads as": card.architecture or "the converted Caffe net",
+        "terms": f"{card.terms.licence} (stated by: {card.terms.source})",
+        "citation": card.citation,
+        "notes": card.notes,
+        "state": _state(card),
+    }
+    lines += [f"  {key + ':':15}{text}" for key, text in facts.items() if text]
+    for file in card.files:
+        lines += ["", f"  {file.name}, {'size unknown' if file.size is None else f'{file.size:,} bytes'}"]
+        lines += [f"    from {mirror.url}" for mirror in file.mirrors]
+        known = list(file.checksums)
+        known += [each for mirror in file.mirrors if mirror.archive for each in mirror.archive.checksums]
+        lines += [f"    {each.algorithm} {each.value}\n      {each.source}" for each in dict.fromkeys(known)]
+        if not known:
+            lines.append("    no checksum has been published")
+    return value, "\n".join(lines), 0
+
+
+def _fetch(options: argparse.Namespace) -> Answer:
+    files = fetch(
+        options.name,
+        accept_terms=options.accept_terms,
+        allow_unverified=options.allow_unverified,
+        progress=False if options.json else None,
+    )
+    return _paths(files)
+
+
+def _add(options: argparse.Namespace) -> Answer:
+    files = add(
+        options.name, options.path, accept_terms=options.accept_terms, allow_unverified=options.allow_unverified
+    )
+    return _paths(files)
+
+
+def _verify(options: argparse.Namespace) -> Answer:
+    findings = verify(options.name)
+    needed = {file.name for file in registry.card_of(options.name).files if file.needed}
+    rows = [dataclasses.asdict(finding) for finding in findings]
+    bad = any(each.state == "wrong" or (each.state == "missing" and each.file in needed) for each in findings)
+    return rows, _table(["file", "state", "detail"], rows), int(bad)
+
+
+def _where(options: argparse.Namespace) -> Answer:
+    place = cache.folder(registry.card_of(options.name)) if options.name else cache.home()
+    return {"path": str(place)}, str(place), 0
+
+
+def _clean(options: argparse.Namespace) -> Answer:
+    gone = clean(options.name, everything=options.all)
+    return [str(path) for path in gone], "\n".join([*map(str, gone), f"{len(gone)} files removed"]), 0
+
+
+def _state(card: Card) -> str:
+    place = cache.folder(card)
+    needed = [file for file in card.files if file.needed]
+    if all(cache.cached(place, file) for file in needed):
+        return "cached"
+    if any(path.suffix == ".part" for path in parts.leftovers(place)):
+        return "partly fetched"
+    if not all(file.mirrors for file in needed):
+        return "bring your own"
+    proven = all(file.checksums or any(m.archive and m.archive.checksums for m in file.mirrors) for file in needed)
+    return "to be fetched" if proven else "no checksum"
+
+
+def _preprocessing(card: Card) -> str:
+    spec = card.preprocess
+    steps = []
+    if spec.resize is not None:
+        steps.append(f"shorter side {spec.resize}" if isinstance(spec.resize, int) else "×".join(map(str, spec.resize)))
+    if spec.size is not None:
+        steps.append(("" if spec.resize is None else "centre crop ") + "×".join(map(str, spec.size)))
+    mean = spec.mean if isinstance(spec.mean, str) else " ".join(map(str, spec.mean))
+    steps.append(f"{spec.channels} in 0..255, minus {mean}, times {spec.scale:g}")
+    return f"{', '.join(steps)} ({spec.source})"
+
+
+def _paths(files: dict[str, Path]) -> Answer:
+    return {name: str(path) for name, path in files.items()}, "\n".join(map(str, files.values())), 0
+
+
+def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """Left-aligned columns; the last one as long as it is."""
+    widths = [max(len(column), *(len(str(row[column])) for row in rows)) for column in columns[:-1]]
+    lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    return "\n".join("  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    consent = argparse.ArgumentParser(add_help=False)
+    consent.add_argument("--accept-terms", action="store_true", help="agree to the model's terms")
+    consent.add_argument(
+        "--allow-unverified", action="store_true", help="take a file that no published checksum can prove, and pin it"
+    )
+    parser = argparse.ArgumentParser(
+        prog="caffe-zoo",
+        description="Pretrained Caffe weights, fetched from their authors and proven.",
+        epilog="The cache is $CAFFEZOO_HOME, or the user's cache directory. CAFFEZOO_OFFLINE=1 switches the network off.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: object, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help, parents=[shared, *parents])
+        added.set_defaults(run=run)
+        return added
+
+    command("list", _list, "all models, and which are in the cache")
+    command("info", _info, "all that is known of a model").add_argument("name")
+    command("fetch", _fetch, "bring a model's files into the cache", consent).add_argument("name")
+    command("verify", _verify, "read the cached files again and prove them").add_argument("name")
+    adding = command("add", _add, "bring in a file from disk, under the same checks", consent)
+    adding.add_argument("name")
+    adding.add_argument("path", help="the authors' archive, or one of the model's files")
+    command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?")
+    cleaning = command("clean", _clean, "remove unfinished downloads and converted weights")
+    cleaning.add_argument("name", nargs="?")
+    cleaning.add_argument("--all", action="store_true", help="the authors' files, pins and accepted terms as well")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What can go wrong between a model's name and its weights.
+
+ZooError
+├── UnknownModel    no card has this name
+├── TermsNotAccepted  the licence asks something of the user that has not been agreed to
+├── Unverified      nobody has published a checksum for the file
+├── Offline         the file is not in the cache and the network is switched off
+├── ProofError      the bytes are not the published ones
+├── FetchError      every mirror failed
+├── CacheError      the cache cannot be written: read-only, full, no permission
+└── LoadError       the weights do not fit the architecture
+"""
+
+
+class ZooError(Exception):
+    """Base of everything the zoo raises on purpose; its text says what to do next."""
+
+
+class UnknownModel(ZooError, LookupError):
+    pass
+
+
+class TermsNotAccepted(ZooError):
+    pass
+
+
+class Unverified(ZooError):
+    pass
+
+
+class Offline(ZooError):
+    pass
+
+
+class ProofError(ZooError):
+    pass
+
+
+class FetchError(ZooError):
+    pass
+
+
+class CacheError(ZooError, OSError):
+    pass
+
+
+class LoadError(ZooError):
+    pass
