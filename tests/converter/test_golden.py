@@ -1,0 +1,71 @@
+"""Every layer type against the numbers that Caffe itself computed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import CASES, arrays, assert_as_caffe, converted, files, inputs
+
+from converter.layers import layer_types
+
+# Types without a golden case: their numbers are in test_layers_by_hand.py and test_fork_layers.py, their refusals in test_graph.py
+ELSEWHERE = {"BN", "Flip", "HDF5Output", "InfogainLoss", "Parameter", "PSROIPooling", "Python", "Reverse", "ROIAlign", "Silence"}
+ELSEWHERE |= {"SmoothL1Loss", "Split", "Transpose"}
+SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_converted_net_computes_what_caffe_computed(case: str) -> None:
+    net = converted(case)
+    with torch.inference_mode():
+        assert_as_caffe(case, net(*inputs(case, net), blobs=tuple(arrays(case, "output"))))
+
+
+def test_every_layer_type_has_a_golden_case() -> None:
+    seen = {name for case in CASES for name in re.findall(r'type: "(\w+)"', files(case)[0].read_text())}
+    assert set(layer_types()) - SOURCES - ELSEWHERE <= seen
+
+
+def _outputs(net: Any, result: Any) -> dict[str, torch.Tensor]:
+    return result if isinstance(result, dict) else {net.outputs[0]: result}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_generated_source_computes_the_same(case: str, tmp_path: Path) -> None:
+    net = converted(case)
+    path = tmp_path / "generated.py"
+    net.to_source(path)
+    spec = importlib.util.spec_from_file_location("generated", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    twin = module.Net().eval()
+    twin.load_state_dict(net.state_dict())
+    assert twin.inputs == net.inputs and twin.outputs == net.outputs
+    with torch.inference_mode():
+        want = _outputs(net, net(*inputs(case, net)))
+        got = _outputs(net, twin(*inputs(case, net)))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_fx_graph_computes_the_same(case: str) -> None:
+    net = converted(case)
+    graph = net.to_fx()
+    assert set(graph.state_dict()) == set(net.state_dict())
+    with torch.inference_mode():
+        want = _outputs(net, net(*inputs(case, net)))
+        got = _outputs(net, graph(*inputs(case, net)))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_golden_cases_are_all_here() -> None:
+    assert len(CASES) == 294
+    assert all(files(case)[0].exists() for case in CASES)
