@@ -50,9 +50,7 @@ def layer_pieces(name: str, type_: str, blobs: Sequence[Any], version: str) -> l
     return [encode_varint((100 if version == "V2" else 2) << 3 | 2) + encode_varint(size), *pieces]
 
 
-def write_caffemodel(
-    path: str | Path, layers: Iterable[tuple[str, str, Sequence[Any]]], *, name: str = "", version: str = "V2"
-) -> None:
+def write_caffemodel(path: str | Path, layers: Iterable[tuple[str, str, Sequence[Any]]], *, name: str = "", version: str = "V2") -> None:
     """Write layers (name, type, blobs as arrays) as a binary caffemodel, one layer in memory at a time.
 
     Types are LayerParameter's names ("Convolution"); for version "V0" V0's own ("conv").

@@ -14,6 +14,7 @@ from typing import Any
 
 from converter import __version__
 from converter.errors import ConversionError
+from converter.files import head
 
 _EXAMPLES = """\
 examples:
@@ -21,6 +22,7 @@ examples:
   convert-caffe net.caffemodel -o net.pth                            convert with the net that the file itself holds
   convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
   convert-caffe net.caffemodel                                       list layers and blobs
+  convert-caffe deploy.prototxt net.caffemodel --verify              compare with OpenCV (or Caffe, where it is installed)
   convert-caffe mean.binaryproto -o mean.safetensors                 convert a mean image
 """
 
@@ -38,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
     p.add_argument("--input-shape", action="append", default=[], metavar="NAME=N,C,H,W", help="the shape of an input; may be repeated")
+    p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--list-layers", action="store_true", help="print the layer types that can be converted")
@@ -81,8 +84,15 @@ def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
         return
     prototxt, weights = _told_apart(options.files, usage)
     shapes = _shapes(options.input_shape, usage)
-    if options.output is None:
+    if options.verify:
+        if prototxt is None or weights is None:
+            usage("--verify takes a prototxt and a caffemodel")
+        else:
+            _verify(options, prototxt, weights, shapes)
+    if options.output is None and not options.verify:
         _show(options, prototxt, weights, shapes)
+    elif options.output is None:
+        return
     elif prototxt is None and weights is not None and _is_mean(weights):
         _write_mean(options, weights)
     else:
@@ -102,11 +112,7 @@ def _told_apart(files: list[Path], usage: Callable[[str], Any]) -> tuple[Path | 
 
 
 def _is_binary(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b"\0" in file.read(1 << 16) or path.suffix in (".caffemodel", ".h5", ".binaryproto")
-    except (OSError, ValueError):
-        return path.suffix in (".caffemodel", ".h5", ".binaryproto")
+    return b"\0" in head(path, 1 << 16) or path.suffix in (".caffemodel", ".h5", ".binaryproto")
 
 
 def _shapes(given: list[str], usage: Callable[[str], Any]) -> dict[str, tuple[int, ...]]:
@@ -151,6 +157,31 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
     _notes(graph.notes, options)
 
 
+def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    from converter.conversion import assemble, load, prepare
+    from converter.verify import OPENCV_DIFFERS, verify
+
+    graph, plan = prepare(prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    net = assemble(graph)
+    load(net, graph, plan)
+    compared = verify(net, prototxt, weights)
+    if options.json and options.output is None:
+        print(json.dumps({"verified": [vars(c) | {"equal": c.equal} for c in compared]}))
+    elif not options.quiet:
+        from converter.table import printable
+
+        for c in compared:
+            said = "as in" if c.equal else "NOT as in"
+            print(f"{printable(c.blob)}: {said} {c.reference}; the largest difference is {c.difference:.1e} of the largest value")
+    if not all(c.equal for c in compared):
+        where = ", ".join(repr(c.blob) for c in compared if not c.equal)
+        reference = compared[0].reference
+        known = f" OpenCV is known to differ from Caffe in: {OPENCV_DIFFERS}." if "OpenCV" in reference else ""
+        raise ConversionError(
+            f"{prototxt}: {where} differs from {reference}; one of the two is wrong.{known} If not this, please report it."
+        )
+
+
 def _notes(notes: list[str], options: argparse.Namespace) -> None:
     if not options.quiet and not options.json:
         from converter.table import printable
@@ -167,7 +198,9 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     _check_output(output, [p for p in (prototxt, weights) if p is not None])
     found = None if weights is None else open_weights(weights)
     # The hashes are made on threads of their own, while this one imports torch.
-    hashers = {path.name: Hasher(path) for path in (prototxt, weights) if path is not None and path.is_file()}
+    sources = [path for path in (prototxt, weights) if path is not None and path.is_file()]
+    alike = len({path.name for path in sources}) < len(sources)
+    hashers = {str(path) if alike else path.name: Hasher(path) for path in sources}
     from converter.conversion import prepare
     from converter.writers import write
 

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from converter.errors import CaffezooWarning, GraphError, UnsupportedError, some
+from converter.files import head
 from converter.fillers import fill
 from converter.graph import Graph, Step, build_graph
 from converter.net import CaffeNet, Preprocess
@@ -63,7 +63,8 @@ def prepare(
     """The net on the meta device, and where each of its values lies in the weight file (None without one)."""
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
     if prototxt is not None and found is None and _is_weights(Path(prototxt)):
-        prototxt, found = None, open_weights(prototxt)
+        found = open_weights(prototxt)
+        prototxt = None
     if prototxt is None:
         spec = _embedded(found)
     else:
@@ -72,7 +73,8 @@ def prepare(
         graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
     except (GraphError, UnsupportedError) as error:
         if prototxt is None:
-            raise type(error)(f"{error} This is the net that the caffemodel itself holds, as it was trained; give its deploy prototxt, too.") from None
+            hint = "This is the net that the caffemodel itself holds, as it was trained; give its deploy prototxt, too."
+            raise type(error)(f"{error} {hint}") from None
         raise
     _check_size(graph)
     plan = None if found is None else match(graph, found)
@@ -83,11 +85,7 @@ def prepare(
 
 def _is_weights(path: Path) -> bool:
     """Whether a file alone is binary: a prototxt has no zero byte, a caffemodel's floats and lengths do."""
-    try:
-        with path.open("rb") as file:
-            return b"\0" in file.read(1 << 16)
-    except (OSError, ValueError):
-        return False
+    return b"\0" in head(path, 1 << 16)
 
 
 def _embedded(weights: Weights | None) -> NetSpec:
@@ -104,10 +102,10 @@ def _check_size(graph: Graph) -> None:
     for step in graph.steps:
         for tensor in (*step.module.parameters(), *step.module.buffers()):
             seen[id(tensor)] = tensor.numel() * tensor.element_size()
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if sum(seen.values()) > have:
+    need, have = sum(seen.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
         raise GraphError(
-            f"{graph.where}: the net has {sum(seen.values()) / 2**30:,.0f} GiB of parameters, more than this machine's {have / 2**30:,.0f} GiB"
+            f"{graph.where}: the net has {need / 2**30:,.0f} GiB of parameters, more than this machine's {have / 2**30:,.0f} GiB"
             " of memory; look for a num_output or input shape that is too large."
         )
 
@@ -183,5 +181,3 @@ def preprocess_of(graph: Graph) -> Preprocess | None:
                 "gray" if t.force_gray or (spec.type == "ImageData" and not spec.message.image_data_param.is_color) else "BGR",
             )
     return None
-
-

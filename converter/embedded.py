@@ -6,6 +6,8 @@ message which is not its type's own is therefore a clash, and an error: the prot
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from converter.errors import UnsupportedError, WeightsError
@@ -26,11 +28,12 @@ def embedded_spec(weights: Weights) -> NetSpec:
     if weights.net is None:
         raise WeightsError(f"{where}: an HDF5 snapshot holds no net; give the prototxt, too.")
     net = parse_binary("NetParameter", weights.net, where)
+    _read_strings(net)
     places = [LayerText("layers", i, 0, _unknown(layer)) for i, layer in enumerate(net.layers)]
     places += [LayerText("layer", i, 0, _unknown(layer)) for i, layer in enumerate(net.layer)]
     if not any(layer.top for layer in (*net.layer, *net.layers)):
         raise WeightsError(f"{where}: this caffemodel holds weights only, its layers are not connected; give the prototxt, too.")
-    spec = upgrade(Document(net, places, []), where)
+    spec = upgrade(Document(net, places, _unknown(net)), where)
     from converter.layers import layer_type
 
     for layer in spec.layers:
@@ -48,12 +51,25 @@ def embedded_spec(weights: Weights) -> NetSpec:
     return spec
 
 
-def _unknown(layer: object) -> list[Unknown]:
+def _read_strings(message: Any) -> None:
+    """Strings that are not UTF-8, which protobuf leaves as bytes, become what prototxt.py makes of them."""
+    for known, value in message.ListFields():
+        if known.message_type is not None:
+            for each in value if known.is_repeated else [value]:
+                _read_strings(each)
+        elif known.is_repeated:
+            for i, each in enumerate(value if known.type == known.TYPE_STRING else ()):
+                if isinstance(each, bytes):
+                    value[i] = each.decode("latin-1")
+        elif known.type == known.TYPE_STRING and isinstance(value, bytes):
+            setattr(message, known.name, value.decode("latin-1"))
+
+
+def _unknown(layer: Any) -> list[Unknown]:
     """Field numbers that caffe.proto does not have, in the layer and one message down."""
-    found = [Unknown((f"field {f.field_number}",), 0, "") for f in UnknownFieldSet(layer)]  # type: ignore[no-untyped-call]
-    for known, value in layer.ListFields():  # type: ignore[attr-defined]
+    fields: Any = UnknownFieldSet
+    found = [Unknown((f"field {f.field_number}",), 0, "") for f in fields(layer)]
+    for known, value in layer.ListFields():
         if known.message_type is not None and not known.is_repeated:
-            found += [Unknown((known.name, f"field {f.field_number}"), 0, "") for f in UnknownFieldSet(value)]  # type: ignore[no-untyped-call]
+            found += [Unknown((known.name, f"field {f.field_number}"), 0, "") for f in fields(value)]
     return found
-
-

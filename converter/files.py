@@ -33,6 +33,15 @@ def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> byte
         raise error(f"{shown(str(path))}: no file can have this name.") from problem
 
 
+def head(path: Path, count: int) -> bytes:
+    """The first bytes of a regular file; none of anything else, which opening it in earnest will explain."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(count)
+    return b""
+
+
 class Hasher(threading.Thread):
     """sha256 of a file, on a thread of its own: it runs while torch is imported."""
 
@@ -66,6 +75,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as problem:
         raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
+    except ValueError as problem:  # a NUL in the name
+        raise ConversionError(f"{shown(str(path))}: no file can have this name.") from problem
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -15,7 +15,7 @@ def fill(filler: Any, shape: tuple[int, ...], where: str) -> Tensor:
     """A blob filled as a FillerParameter says (a float: that constant, None: zeros), with torch's random numbers.
 
     Raises:
-        UnsupportedError: a filler that Caffe does not have.
+        UnsupportedError: a filler that Caffe does not have, or that does not go with the shape.
     """
     if filler is None or isinstance(filler, float):
         return torch.full(shape, filler or 0.0)
@@ -23,6 +23,8 @@ def fill(filler: Any, shape: tuple[int, ...], where: str) -> Tensor:
         return torch.full(shape, filler.value)
     if filler.type not in _RANDOM:
         raise UnsupportedError(f"{where}: there is no filler {filler.type!r}; Caffe has constant, {', '.join(_RANDOM)}.")
+    if filler.type == "bilinear" and (len(shape) != 4 or shape[2] != shape[3]):
+        raise UnsupportedError(f"{where}: the filler 'bilinear' takes a blob of four axes and square images, not of shape {shape}.")
     return _RANDOM[filler.type](filler, torch.empty(shape))
 
 
@@ -44,8 +46,8 @@ def _positive_unitball(f: Any, x: Tensor) -> Tensor:
 
 def _fan(f: Any, x: Tensor) -> float:
     """Inputs of an output (count / the first axis), outputs of an input (count / the second), or their average."""
-    fan_in = x.numel() / (x.shape[0] if x.dim() else 1)
-    fan_out = x.numel() / (x.shape[1] if x.dim() > 1 else 1)
+    fan_in = x.numel() / max(x.shape[0] if x.dim() else 1, 1)
+    fan_out = x.numel() / max(x.shape[1] if x.dim() > 1 else 1, 1)
     return max({0: fan_in, 1: fan_out, 2: (fan_in + fan_out) / 2}[f.variance_norm], 1e-12)
 
 
@@ -59,11 +61,9 @@ def _msra(f: Any, x: Tensor) -> Tensor:
 
 
 def _bilinear(f: Any, x: Tensor) -> Tensor:
-    if x.dim() != 4 or x.shape[2] != x.shape[3]:
-        return x.zero_()
     size = x.shape[3]
     half = math.ceil(size / 2)
-    center = (2 * half - 1 - half % 2) / (2 * half)
+    center = (size - 1) / (2 * half)
     line = 1 - (torch.arange(size) / half - center).abs()
     return x.copy_(line[:, None] * line)
 

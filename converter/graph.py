@@ -8,7 +8,9 @@ Flatten, Split) and an in-place layer then writes to it, the other names of that
 from __future__ import annotations
 
 import difflib
-from collections import Counter
+import keyword
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converter.errors import GraphError, some
+from converter.errors import GraphError, shown, some
 from converter.layers import Blob, Layer, Sources, build, layer_type
 from converter.layers._registry import first_line, refuse_unknown, shapes_of
 from converter.meta import QuickMeta
+from converter.net import CaffeNet
 from converter.schema import message_class
 from converter.upgrade import LayerSpec, NetSpec
 
 MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
+MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
 _SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
 
 
@@ -106,10 +110,15 @@ def _meets(state: Any, rule: Any) -> bool:
 class _Builder:
     def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]]):
         self.graph = Graph(spec.where, spec.name, phase, notes=list(spec.notes))
+        self.all_layers = spec.layers
         self.layers, self.given = layers, {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
         self.values: list[Tensor] = []  # a meta tensor for each blob version
         self.memory: list[int] = []  # versions with the same number share memory in Caffe
+        self.holders: dict[int, dict[str, int]] = defaultdict(dict)  # the last versions in each memory, by name
+        self.owners: dict[str, tuple[Step, int]] = {}  # whose blob a param name was first
         self.keys: set[str] = set()
+        self.repeats: Counter[str] = Counter()
+        self.bare = CaffeNet({}, [], {}, [], [])  # its attributes are no names for layers
         self.unshaped: list[str] = []
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
@@ -117,21 +126,32 @@ class _Builder:
         if value.numel() > MAX_ELEMENTS:
             raise ValueError(f"a blob of shape {tuple(value.shape)} has more values than any net's")
         self.values.append(value)
-        self.memory.append(len(self.values) if memory is None else memory)
+        memory = len(self.values) if memory is None else memory
+        self.memory.append(memory)
         self.graph.shapes.append(tuple(value.shape))
         self.graph.versions.append(name)
         if name:
-            self.graph.names[name] = len(self.values) - 1
+            before = self.graph.names.get(name)
+            if before is not None:
+                self.holders[self.memory[before]].pop(name, None)
+            self.holders[memory][name] = self.graph.names[name] = len(self.values) - 1
         return len(self.values) - 1
 
     def failed(self, spec: LayerSpec, problem: str) -> GraphError:
-        return GraphError(f"{self.graph.where}: {spec}: {problem}.")
+        return GraphError(f"{self.graph.where}: {spec}: {problem}{'' if problem.endswith('?') else '.'}")
 
     def run(self) -> Graph:
         graph = self.graph
         if not self.layers:
             raise GraphError(f"{graph.where}: no layer is left in phase {graph.phase}; its include and exclude rules drop them all.")
+        if len(self.layers) > MAX_LAYERS:
+            raise GraphError(f"{graph.where}: {len(self.layers):,} layers are more than any net's.")
         reads = Counter(bottom for spec in self.layers for bottom in spec.message.bottom)
+        produced = {top for spec in self.layers for top in spec.message.top}
+        orphans = [name for name in self.given if reads[name] and name not in produced]
+        if orphans:  # of a net whose data layers belong to another phase
+            message = message_class("LayerParameter")(name="input", type="Input", top=orphans)
+            self.source(LayerSpec(message, None), [None] * len(orphans), reads)
         for spec in self.layers:
             known = self.given and not spec.message.bottom and set(spec.message.top) <= set(self.given)
             kind = None if known else layer_type(spec, graph.where)
@@ -149,13 +169,15 @@ class _Builder:
         if self.unshaped:
             example = " ".join(f"--input-shape {name}=1,3,224,224" for name in self.unshaped)
             raise GraphError(
-                f"{graph.where}: the prototxt does not say the shape of the input {', '.join(map(repr, self.unshaped))}; give it:"
+                f"{graph.where}: the prototxt does not say the shape of the input {', '.join(map(shown, self.unshaped))}; give it:"
                 f" input_shapes={{{self.unshaped[0]!r}: (1, 3, 224, 224)}} in Python, {example} on the command line."
             )
         strange = [name for name in self.given if name not in graph.inputs]
         if strange:
             raise GraphError(f"{graph.where}: input_shapes names {strange}, but the net's inputs are {list(graph.inputs)}.")
-        self.outputs(reads)
+        if not graph.steps:
+            raise GraphError(f"{graph.where}: phase {graph.phase} has inputs, and no layer that computes anything.")
+        self.outputs()
         return graph
 
     def source(self, spec: LayerSpec, shapes: list[tuple[int, ...] | None], reads: Counter[str]) -> None:
@@ -187,8 +209,14 @@ class _Builder:
             if name not in self.graph.names:
                 near = difflib.get_close_matches(name, self.graph.names, 1)
                 later = [str(other) for other in self.layers if name in other.message.top]
-                hint = f"; {later[0]} makes it, but only later" if later else f"; did you mean {near[0]!r}?" if near else ""
-                raise self.failed(spec, f"its bottom {name!r} is made by no layer of phase {self.graph.phase}{hint}")
+                dropped = [str(other) for other in self.all_layers if name in other.message.top]
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                if later:
+                    hint = f"; {later[0]} makes it, but only later"
+                elif dropped:
+                    hint = f"; {dropped[0]} makes it in another phase or stage."
+                    hint += " Convert that one (--phase), or make the blob an input (--input-shape)"
+                raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.graph.phase}{hint}")
             found.append(self.graph.names[name])
         return found
 
@@ -231,53 +259,46 @@ class _Builder:
         spec, graph = step.spec, self.graph
         in_place = i < len(spec.message.bottom) and spec.message.bottom[i] == name
         if name and names.count(name) > 1:
-            raise self.failed(spec, f"it has the top {name!r} twice")
+            raise self.failed(spec, f"it has the top {shown(name)} twice")
+        if in_place and spec.type in _SHARES_MEMORY:
+            raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
         if name in graph.names and not in_place:
-            raise self.failed(spec, f"its top {name!r} is already there, made by another layer; only an in-place layer may write it again")
-        shares = spec.type in _SHARES_MEMORY or (in_place and self.truly_in_place(step, i))
-        return self.version(name, value, self.memory[step.bottoms[0]] if shares and step.bottoms else None)
-
-    def truly_in_place(self, step: Step, i: int) -> bool:
-        """Whether Caffe lets the layer write over its bottom: a bottom with several readers is copied by a Split before."""
-        name = step.spec.message.bottom[i]
-        readers = 0
-        for spec in self.layers[self.layers.index(self.producer(step.bottoms[i], name)) + 1 :]:
-            readers += list(spec.message.bottom).count(name)
-            if name in spec.message.top:
-                break
-        return readers == 1
-
-    def producer(self, version: int, name: str) -> LayerSpec:
-        step = next((s for s in self.graph.steps if version in s.tops), None)
-        return step.spec if step else next(s for s in self.graph.sources if name in s.message.top)
+            raise self.failed(spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it")
+        lone = spec.type in ("Concat", "Slice") and len(step.bottoms) == len(names) == 1
+        shares = spec.type in _SHARES_MEMORY or lone or in_place
+        return self.version(name, value, self.memory[step.bottoms[i if in_place else 0]] if shares else None)
 
     def overwrite(self, step: Step, bottom: int, top: int) -> None:
         """Other blobs in the memory that an in-place layer wrote to get its values."""
         graph = self.graph
         if self.memory[top] != self.memory[bottom]:
             return
-        for name, version in list(graph.names.items()):
-            if version in (top, bottom) or self.memory[version] != self.memory[top]:
+        for name, version in list(self.holders[self.memory[top]].items()):
+            if version in (top, bottom):
                 continue
             changed = self.version(name, self.values[version], self.memory[top])
             key = self.key(f"{step.spec.name}_shared")
             graph.steps.append(Step(len(graph.steps), key, step.spec, Shared(), [top, version], [changed]))
 
     def key(self, name: str) -> str:
-        """The layer's name as nn.Module takes it: no dot, no attribute of a module, no name that is taken."""
-        from converter.net import CaffeNet
+        """The layer's name as nn.Module takes it: no dot, no attribute of a module, no name that is taken.
 
-        key = name.replace(".", "_") or "_"
-        while key in self.keys or hasattr(CaffeNet, key) or key in ("training", "inputs", "outputs", "preprocess", "layer_names"):
+        torch.fx and torch.export write children's names into source code as they are: what would end a string there (quotes,
+        backslashes, control characters) becomes '_', too, and a keyword gets a trailing one.
+        """
+        key = unicodedata.normalize("NFKC", name)
+        key = "".join("_" if c in ".\"'\\" or not c.isprintable() else c for c in key) or "_"
+        plain = key
+        key += "_" * self.repeats[plain]
+        while key in self.keys or hasattr(self.bare, key) or keyword.iskeyword(key):
             key += "_"
+        self.repeats[plain] = len(key) - len(plain)
         self.keys.add(key)
         return key
 
     def parameters(self, step: Step) -> None:
         """The shapes of the layer's blobs, and which of them it shares by name with earlier layers."""
         specs = list(step.spec.message.param)
-        if len(specs) > len(step.blobs) and step.spec.type != "Convolution" and step.spec.message.bottom and not step.blobs:
-            specs = []
         named = dict(step.module.named_parameters()) | dict(step.module.named_buffers())
         for i, blob in enumerate(step.blobs):
             shape = blob.shape if blob.shape is not None else tuple(named[blob.key].shape)
@@ -286,27 +307,30 @@ class _Builder:
         for i, name in enumerate(step.shared):
             if not name:
                 continue
-            owner = next(((s, s.shared.index(name)) for s in self.graph.steps if name in s.shared), None)
-            if owner is None:
+            first, j = self.owners.setdefault(name, (step, i))
+            if first is step:
                 continue
-            first, j = owner
             mine, theirs = step.blobs[i], first.blobs[j]
             if first.blob_shapes[j] != step.blob_shapes[i] or (step.load is None) != (first.load is None):
                 raise self.failed(
-                    step.spec, f"it shares its parameter {name!r} of shape {step.blob_shapes[i]} with {first.spec}, where it is {first.blob_shapes[j]}"
+                    step.spec,
+                    f"it shares its parameter {shown(name)} of shape {step.blob_shapes[i]} with {first.spec},"
+                    f" where it is {first.blob_shapes[j]}",
                 )
             if mine.key in step.module._parameters and theirs.key in first.module._parameters:
                 step.module._parameters[mine.key] = first.module._parameters[theirs.key]
 
-    def outputs(self, reads: Counter[str]) -> None:
+    def outputs(self) -> None:
         """Blobs that nobody reads after they were last written, in the order in which they are made."""
         graph = self.graph
-        read = {version for step in graph.steps if not isinstance(step.module, Shared) for version in step.bottoms}
-        made = [name for name, version in graph.names.items() if version not in read and version not in graph.input_versions]
-        order = {version: i for i, version in enumerate(v for step in graph.steps for v in step.tops)}
-        graph.outputs = sorted(made, key=lambda name: order[graph.names[name]])
-        if not graph.outputs:
-            raise GraphError(f"{graph.where}: the net has no output: {some([str(s.spec) for s in graph.steps][-3:])} leave none.")
+        unread: dict[str, None] = {}
+        for step in graph.steps:
+            if isinstance(step.module, Shared):  # it writes what another layer reads or not, as before
+                continue
+            for version in step.bottoms:
+                unread.pop(graph.versions[version], None)
+            unread.update(dict.fromkeys(graph.versions[top] for top in step.tops if graph.versions[top]))
+        graph.outputs = list(unread)
 
 
 def build_graph(

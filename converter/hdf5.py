@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from converter.errors import WeightsError, shown
 from converter.wire import Blob, Source, Span, WeightLayer, Weights, open_source
 
-_LARGEST_RATIO = 1000  # of a compressed dataset's size to what it takes in the file
+_LARGEST_RATIO = 1100  # of a compressed dataset's size to what it takes in the file; deflate reaches 1,032
+_MOST_MEMBERS = 1 << 16
 
 
 def walk_hdf5(path: Path) -> Weights:
@@ -27,13 +29,19 @@ def walk_hdf5(path: Path) -> Weights:
         with h5py.File(path, "r") as file:
             data = _member(file, "data", path)
             if not isinstance(data, h5py.Group):
-                raise WeightsError(f"{path}: an HDF5 file without a group `data` is no Caffe snapshot; a data set for HDF5Data layers looks so.")
-            _collect(h5py, data, "", source, layers, 0)
-    except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as problem:
-        raise WeightsError(f"{path}: the HDF5 file is damaged ({str(problem).splitlines()[0] if str(problem) else problem!r}).") from problem
+                raise WeightsError(f"{path}: an HDF5 file without a group `data` is no Caffe snapshot (a data set, perhaps?).")
+            _collect(h5py, data, "", source, layers, set())
+    except WeightsError:
+        raise
+    except Exception as problem:  # h5py turns damage into errors of any kind
+        raise _damaged(path, problem) from problem
     if not layers:
         raise WeightsError(f"{path}: the group `data` of this HDF5 file holds no layer.")
     return Weights(path, "HDF5", "", layers, source)
+
+
+def _damaged(path: Path, problem: Exception) -> WeightsError:
+    return WeightsError(f"{path}: the HDF5 file is damaged ({str(problem).splitlines()[0] if str(problem) else problem!r}).")
 
 
 def _member(group: Any, name: str, path: Path) -> Any:
@@ -46,27 +54,35 @@ def _member(group: Any, name: str, path: Path) -> Any:
     return group.get(name)
 
 
-def _collect(h5py: Any, group: Any, prefix: str, source: Source, layers: list[WeightLayer], depth: int) -> None:
+def _collect(h5py: Any, group: Any, prefix: str, source: Source, layers: list[WeightLayer], seen: set[int]) -> None:
     """Layers below a group; a '/' in a layer's name makes groups within groups."""
-    if depth > 32:
+    if prefix.count("/") > 32:
         raise WeightsError(f"{source.path}: groups are nested deeper than 32.")
     for name in group:
         member = _member(group, name, source.path)
         if not isinstance(member, h5py.Group):
             raise WeightsError(f"{source.path}: {shown(prefix + name)} is no group; Caffe keeps blobs at data/<layer>/<index>.")
+        address = h5py.h5o.get_info(member.id).addr
+        if address in seen:
+            raise WeightsError(f"{source.path}: the group {shown(prefix + name)} is in the file under two names, which Caffe never writes.")
+        seen.add(address)
+        if max(len(seen), len(member)) > _MOST_MEMBERS:
+            raise WeightsError(f"{source.path}: more than {_MOST_MEMBERS:,} groups or blobs are in this file; no net has as many.")
         held = {key: _member(member, key, source.path) for key in member}
         datasets = {key: value for key, value in held.items() if isinstance(value, h5py.Dataset)}
-        if set(datasets) - {str(i) for i in range(len(datasets))}:
+        if not all(key.isdecimal() and str(int(key)) == key for key in datasets):
             raise WeightsError(f"{source.path}: layer {shown(prefix + name)} has blobs {shown(sorted(datasets))}, not 0, 1, ...")
-        blobs = [_blob(datasets[str(i)], source, f"layer {shown(prefix + name)}, blob {i}") for i in range(len(datasets))]
+        # A layer that shares its first blob with an earlier one holds the second only (Net::ToHDF5).
+        places = tuple(sorted(map(int, datasets)))
+        blobs = [_blob(datasets[str(i)], source, f"layer {shown(prefix + name)}, blob {i}") for i in places]
         if blobs or not held:
-            layers.append(WeightLayer(prefix + name, "", blobs))
+            layers.append(WeightLayer(prefix + name, "", blobs, places))
         if len(held) > len(datasets):
             below = {key: value for key, value in held.items() if key not in datasets}
-            _collect(h5py, _Groups(below), f"{prefix}{name}/", source, layers, depth + 1)
+            _collect(h5py, _Groups(below), f"{prefix}{name}/", source, layers, seen)
 
 
-class _Groups(dict):  # type: ignore[type-arg]
+class _Groups(dict[str, Any]):
     """Members already looked up, walked like a group."""
 
     def get(self, key: str, default: Any = None, getlink: bool = False) -> Any:
@@ -78,12 +94,26 @@ def _blob(dataset: Any, source: Source, where: str) -> Blob:
         raise WeightsError(f"{source.path}: {where} has its values in another file; that is not followed.")
     if dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8):
         raise WeightsError(f"{source.path}: {where} holds {dataset.dtype}, not floats.")
-    if dataset.nbytes > _LARGEST_RATIO * dataset.id.get_storage_size():
-        raise WeightsError(f"{source.path}: {where} claims {dataset.nbytes:,} bytes, the file holds {dataset.id.get_storage_size():,}.")
+    if dataset.shape is None:
+        raise WeightsError(f"{source.path}: {where} holds nothing, not even a shape.")
+    claimed = max(dataset.nbytes, prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.nbytes else 0)
+    if claimed > _LARGEST_RATIO * dataset.id.get_storage_size():
+        raise WeightsError(f"{source.path}: {where} claims {claimed:,} bytes, the file holds {dataset.id.get_storage_size():,}.")
     kind = {"<f4": "F32", "<f8": "F64", "<f2": "F16"}.get(dataset.dtype.str)
     offset = dataset.id.get_offset()
     shape = tuple(int(d) for d in dataset.shape)
     if offset is not None and kind is not None and offset + dataset.nbytes <= source.size:
         return Blob(shape, (Span(offset, dataset.size, kind),), source, where)
-    values = dataset[()]
-    return Blob(shape, (), source, where, stored=lambda: values)
+    name = dataset.name
+    return Blob(shape, (), source, where, stored=lambda: _read(source.path, name))
+
+
+def _read(path: Path, name: str) -> Any:
+    """The values of a dataset that is compressed, in chunks, or of another byte order."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file[name][()]
+    except Exception as problem:
+        raise _damaged(path, problem) from problem

@@ -2,7 +2,7 @@
 
 Many of torch's meta kernels are Python that imports sympy and torch._dynamo when it is first called: a second and a
 half. Under this mode the functions named here give an empty meta tensor of the right shape without them; a function
-that is not named takes torch's way. tests/test_graph.py infers the shapes of whole nets with and without the mode.
+that is not named takes torch's way. tests/converter/test_graph.py infers the shapes of whole nets with and without the mode.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _conv_transpose(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: 
 
 def _sized(x: Tensor, weight: Tensor, channels: int, sizes: list[int], padding: Any) -> Tensor:
     if min(sizes) < 1:
-        raise RuntimeError(f"the kernel {tuple(weight.shape[2:])} does not fit the input {tuple(x.shape[2:])} with a pad of {tuple(padding)}")
+        raise RuntimeError(f"the kernel {tuple(weight.shape[2:])} does not fit {tuple(x.shape[2:])} with a pad of {tuple(padding)}")
     return x.new_empty(x.shape[0], channels, *sizes)
 
 
@@ -67,7 +67,7 @@ def _cat(tensors: Any, dim: int = 0) -> Tensor:
         raise RuntimeError(f"shapes {', '.join(str(tuple(t.shape)) for t in tensors)} do not join along axis {dim}")
     shape = list(tensors[0].shape)
     shape[dim] = sum(t.shape[dim] for t in tensors)
-    return tensors[0].new_empty(shape)  # type: ignore[no-any-return]
+    return tensors[0].new_empty(shape)
 
 
 def _pool2d(x: Tensor, kernel: Any, stride: Any = None, padding: Any = 0, *more: Any, ceil_mode: Any = None, **_: Any) -> Tensor:

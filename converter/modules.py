@@ -22,7 +22,8 @@ def constructor_arguments(module: nn.Module) -> dict[str, object]:
     """What the module was built with, read back from its attributes (torch's own modules keep theirs as well)."""
     found: dict[str, object] = {}
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
-        if name in ("self", "device", "dtype") or name.startswith("_") or parameter.kind is parameter.VAR_KEYWORD:
+        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name in ("self", "device", "dtype") or name.startswith("_") or several:
             continue
         value = getattr(module, name, None)
         if name == "bias":
@@ -99,9 +100,9 @@ def _convolve(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequenc
     if spatial <= 3:
         if transposed:
             back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
-            return back(x, weight, None, stride, padding, 0, groups, dilation)  # type: ignore[operator, no-any-return]
+            return back(x, weight, None, stride, padding, 0, groups, dilation)
         forth = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-        return forth(x, weight, None, stride, padding, dilation, groups)  # type: ignore[operator, no-any-return]
+        return forth(x, weight, None, stride, padding, dilation, groups)
 
     def inner(part: Tensor, k: int) -> Tensor:
         moved = part.movedim(2, 1)  # the first spatial axis joins the batch
@@ -266,7 +267,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         x = input if input.dim() > 1 else input[:, None]
         if self.batch_statistics and not self.training:
-            x = F.batch_norm(x, None, None, training=True, eps=self.eps)
+            # F.batch_norm refuses a channel with one value; Caffe gives zeros
+            variance, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0, keepdim=True)
+            x = (x - mean) / (variance + self.eps).sqrt()
         else:
             x = super().forward(x)
         return x.reshape(input.shape)
@@ -280,7 +283,7 @@ class MVN(CaffeModule):
         self.normalize_variance, self.across_channels, self.eps = normalize_variance, across_channels, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(1) if self.across_channels else x.reshape(*x.shape[:2], -1)
+        rows = x.reshape(x.shape[0], -1) if self.across_channels else x.reshape(*x.shape[:2], -1)
         rows = rows - rows.mean(-1, keepdim=True)
         if self.normalize_variance:
             rows = rows / ((rows * rows).mean(-1, keepdim=True).sqrt() + self.eps)
@@ -322,6 +325,8 @@ class Power(CaffeModule):
         self.power, self.scale, self.shift = power, scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.power == 0 or self.scale == 0:  # power_layer.cpp does not look at x, be it infinite
+            return torch.full_like(x, self.shift if self.power else 1.0) ** self.power
         y = x if self.scale == 1 else x * self.scale
         y = y if self.shift == 0 else y + self.shift
         return y if self.power == 1 else y**self.power
@@ -436,8 +441,10 @@ class Slice(CaffeModule):
         super().__init__()
         self.tops, self.axis, self.points = tops, axis, tuple(points)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         size = x.shape[self.axis]
+        if self.tops == 1:
+            return x
         if not self.points:
             if size % self.tops:
                 raise ValueError(f"axis {self.axis} of length {size} does not divide into {self.tops} tops")
@@ -456,8 +463,8 @@ class Split(CaffeModule):
         super().__init__()
         self.tops = tops
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (x,) * self.tops
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return (x,) * self.tops if self.tops > 1 else x
 
 
 class Flatten(CaffeModule):
@@ -738,6 +745,13 @@ def _labels(label: Tensor, rows: Tensor) -> Tensor:
     return label.reshape(rows.shape[:2]).long()
 
 
+def _one_each(label: Tensor, items: int) -> Tensor:
+    """One whole number for each item of a batch: (N,)."""
+    if label.numel() != items:
+        raise ValueError(f"{label.numel()} labels for {items} items")
+    return label.flatten().long()
+
+
 def _picked(rows: Tensor, label: Tensor, valid: Tensor | None = None) -> Tensor:
     """The value of each row at its label; ignored rows give that of class 0."""
     label = label if valid is None else torch.where(valid, label, 0)
@@ -797,14 +811,14 @@ class MultinomialLogisticLoss(CaffeModule):
 
     def forward(self, prob: Tensor, label: Tensor) -> Tensor:
         rows = prob.flatten(1)
-        return -_picked(rows, label.flatten().long()).clamp(min=LOG_THRESHOLD).log().sum() / prob.shape[0]
+        return -_picked(rows, _one_each(label, rows.shape[0])).clamp(min=LOG_THRESHOLD).log().sum() / prob.shape[0]
 
 
 class EuclideanLoss(CaffeModule):
     """Sum of squared differences / (2 N)."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        if a.numel() != b.numel():
+        if a.shape[0] != b.shape[0] or a.numel() != b.numel():
             raise ValueError(f"the bottoms have shapes {tuple(a.shape)} and {tuple(b.shape)}; EuclideanLoss takes as many values of each")
         difference = a - b.reshape(a.shape)
         return (difference * difference).sum() / (2 * a.shape[0])
@@ -819,7 +833,7 @@ class HingeLoss(CaffeModule):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         rows = x.flatten(1)
-        true = torch.arange(rows.shape[1], device=x.device) == label.reshape(-1, 1).long()
+        true = torch.arange(rows.shape[1], device=x.device) == _one_each(label, x.shape[0])[:, None]
         margin = (1 + torch.where(true, -rows, rows)).clamp(min=0)
         return (margin if self.norm == "L1" else margin * margin).sum() / x.shape[0]
 
@@ -832,13 +846,15 @@ class ContrastiveLoss(CaffeModule):
         self.margin, self.legacy_version = margin, legacy_version
 
     def forward(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
+        if a.shape != b.shape or a.shape[2:].numel() != 1:
+            raise ValueError(f"the bottoms have shapes {tuple(a.shape)} and {tuple(b.shape)}; ContrastiveLoss takes two of the axes (N, C)")
         difference = (a - b).flatten(1)
         square = (difference * difference).sum(1)
         if self.legacy_version:
             apart = (self.margin - square).clamp(min=0)
         else:
             apart = (self.margin - square.sqrt()).clamp(min=0) ** 2
-        return torch.where(similar.flatten().long() != 0, square, apart).sum() / (2 * a.shape[0])
+        return torch.where(_one_each(similar, a.shape[0]) != 0, square, apart).sum() / (2 * a.shape[0])
 
 
 class CenterLoss(CaffeModule):
@@ -850,8 +866,8 @@ class CenterLoss(CaffeModule):
         self.weight = nn.Parameter(torch.empty(classes, features))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        rows = x.flatten(self.axis).flatten(0, -2)
-        difference = rows - F.embedding(label.flatten().long(), self.weight)
+        rows = x.flatten(self.axis)
+        difference = rows - F.embedding(_one_each(label, rows.shape[0]), self.weight)
         return (difference * difference).sum() / (2 * rows.shape[0])
 
 
@@ -871,7 +887,7 @@ class Accuracy(CaffeModule):
         valid = torch.ones_like(label, dtype=torch.bool) if self.ignore_label is None else label != self.ignore_label
         better = (rows >= _picked(rows, label, valid)[..., None]).sum(-1) - 1
         hit = valid & (better < self.top_k)
-        accuracy = hit.sum() / valid.sum()
+        accuracy = hit.sum() / valid.sum().clamp(min=1)
         if not self.per_class:
             return accuracy
         classes = torch.arange(rows.shape[-1], device=x.device)

@@ -56,7 +56,8 @@ class CaffeNet(nn.Module):
     Attributes:
         inputs, outputs: blob names in prototxt order.
         input_shapes: the shapes that the prototxt states; any batch size runs, and any image size where the layers allow.
-        layer_names: Caffe's layer name for each child's name ('.' becomes '_', a taken name gets a trailing '_').
+        layer_names: Caffe's layer name for each child's name ('.', quotes and control characters become '_', a taken name
+            or a keyword gets a trailing '_').
         preprocess: what the prototxt says of the input, or None.
         notes: what was ignored in the files, and why.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
 from converter.errors import PrototxtError, shown
 from converter.files import read_file
 from converter.schema import message_class
@@ -75,9 +77,12 @@ def _solver(text: str, where: str, phase: str, path: Path | None) -> NetSpec:
         embedded = [solver.net_param] if solver.HasField("net_param") else []
         named = [solver.net] if solver.HasField("net") else []
     if embedded:
-        spec = upgrade(_within(document, embedded[0]), where)
+        spec = upgrade(_within(document, embedded[0], where), where)
     elif named and path is not None:
-        spec = read_prototxt(_beside(named[0], path), phase)
+        beside = _beside(named[0], path)
+        spec = _spec(_decoded(beside), str(beside), phase, None)
+    elif named:
+        raise PrototxtError(f"{where}: this is a solver for the net {shown(named[0])}; give the net's own prototxt.")
     else:
         raise PrototxtError(f"{where}: this is a solver, and it names no net for phase {phase}; give the net's own prototxt.")
     states = [solver.train_state] if train and solver.HasField("train_state") else [] if train else list(solver.test_state[:1])
@@ -86,12 +91,12 @@ def _solver(text: str, where: str, phase: str, path: Path | None) -> NetSpec:
     return spec
 
 
-def _within(document: Document, net: Any) -> Document:
+def _within(document: Document, net: Any, where: str) -> Document:
     """The part of a solver's document that is the embedded net: its layers are found again by their fields."""
     places = {"layer": len(net.layer), "layers": len(net.layers)}
     layers = [p for p in document.layers if p.index < places[p.kind]]
     if sum(places.values()) != len(document.layers):
-        raise PrototxtError("the solver holds more than one net; write the one to convert into a file of its own.")
+        raise PrototxtError(f"{where}: the solver holds more than one net; write the one to convert into a file of its own.")
     return Document(net, layers, [])
 
 

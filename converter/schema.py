@@ -20,14 +20,14 @@ def _pool() -> descriptor_pool.DescriptorPool:
     files = descriptor_pb2.FileDescriptorSet.FromString((Path(__file__).parent / "caffe.desc").read_bytes())
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 
 @cache
 def message_class(name: str) -> Any:
     """The class of a message of caffe.proto: message_class("NetParameter")."""
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"caffezoo.{name}"))  # type: ignore[no-untyped-call]
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"caffezoo.{name}"))
 
 
 def parse_binary(name: str, data: bytes, where: str) -> Any:

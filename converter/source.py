@@ -40,23 +40,23 @@ def source_of(net: CaffeNet) -> str:
     if ours:
         lines += [f"from converter import {', '.join(ours)}", ""]
     lines += ["", "class Net(nn.Module):"]
-    lines += [f"    name = {ascii(net.name)}", f"    inputs = {_literal(net.inputs)}", f"    outputs = {_literal(net.outputs)}", ""]
+    lines += [f"    name = {net.name!a}", f"    inputs = {_literal(net.inputs)}", f"    outputs = {_literal(net.outputs)}", ""]
     lines += ["    def __init__(self):", "        super().__init__()"]
     for key, module in modules.items():
-        left, right = (f"self.{key} = ", "") if _plain(key) else (f"self.add_module({ascii(key)}, ", ")")
+        left, right = (f"self.{key} = ", "") if _plain(key) else (f"self.add_module({key!a}, ", ")")
         lines.append(f"        {left}{_constructor(module)}{right}")
     lines += _ties(net, used)
     variable = _variables(net._versions)
     lines += ["", f"    def forward({', '.join(['self', *(variable[net._versions[i]] for i in net._input_versions)])}):"]
     for key, bottoms, tops, dead in program:
-        call = f"self.{key}" if _plain(key) else f"self._modules[{ascii(key)}]"
+        call = f"self.{key}" if _plain(key) else f"self._modules[{key!a}]"
         written = [variable[net._versions[i]] for i in tops]
         lines.append(f"        {', '.join(written)} = {call}({', '.join(variable[net._versions[i]] for i in bottoms)})")
         done = sorted({variable[net._versions[i]] for i in dead} - set(written) | {variable[net._versions[i]] for i in dead if i in tops})
         if done:
             lines.append(f"        del {', '.join(done)}")
     found = [(name, variable[name]) for name in net.outputs]
-    result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{ascii(name)}: {value}" for name, value in found) + "}"
+    result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{name!a}: {value}" for name, value in found) + "}"
     return "\n".join([*lines, f"        return {result}", ""])
 
 
@@ -89,7 +89,7 @@ def _constructor(module: nn.Module) -> str:
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, float) and value in (float("inf"), float("-inf")) or value != value:
+    if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
         return f"float({str(value)!r})"
     if isinstance(value, tuple):
         return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
@@ -106,5 +106,5 @@ def _ties(net: CaffeNet, used: list[str]) -> list[str]:
         for name, parameter in module.named_parameters():
             owner = first.setdefault(id(parameter), (key, name))
             if owner != (key, name):
-                lines.append(f"        self._modules[{ascii(key)}].{name} = self._modules[{ascii(owner[0])}].{owner[1]}")
+                lines.append(f"        self._modules[{key!a}].{name} = self._modules[{owner[0]!a}].{owner[1]}")
     return lines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.wire import Weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from converter.graph import Graph
 
@@ -30,7 +30,7 @@ def net_rows(graph: Graph) -> list[Row]:
     rows = [Row(name, "Input", {name: list(shape)}, 0, 0) for name, shape in graph.inputs.items()]
     seen: set[int] = set()
     for step in graph.steps:
-        new = [p for p in step.module.parameters() if id(p) not in seen]
+        new: list[Tensor] = [p for p in step.module.parameters() if id(p) not in seen]
         new += [b for key, b in step.module.named_buffers() if key in {blob.key for blob in step.blobs}]
         seen.update(map(id, new))
         names = [*step.spec.message.top, *[""] * len(step.tops)]
@@ -64,7 +64,8 @@ def net_table(graph: Graph) -> str:
         for i, (top, shape) in enumerate(row.tops.items() or [("", [])]):
             counts = (_count(row.parameters), _count(row.multiply_adds)) if i == 0 else ("", "")
             lines.append((row.name if i == 0 else "", row.type if i == 0 else "", top, _shape(shape) if row.tops else "", *counts))
-    total = ("total", f"{len(graph.steps)} layers", "", "", _count(sum(r.parameters for r in rows)), _count(sum(r.multiply_adds for r in rows)))
+    sums = (_count(sum(r.parameters for r in rows)), _count(sum(r.multiply_adds for r in rows)))
+    total = ("total", f"{len(graph.steps)} layers", "", "", *sums)
     return _aligned([*lines, total])
 
 
@@ -129,6 +130,9 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
     cells = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     right = {i for i, head in enumerate(cells[0]) if head in ("parameters", "multiply-adds", "values")}
-    text = ["  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in cells]
+    text = []
+    for line in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        text.append("  ".join(padded).rstrip())
     rule = "-" * max(map(len, text))
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])

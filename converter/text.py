@@ -19,12 +19,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from converter.errors import PrototxtError, shown
 
 MAX_DEPTH = 100  # protobuf's own limit
+MAX_UNKNOWN = 10_000  # in one layer
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n\f\v]+|\#[^\n]*)
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![A-Za-z0-9_.]))
-      | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      | (?P<number>(?:0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)(?![A-Za-z0-9_.]))
+      | (?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
       | (?P<mark>[{}<>\[\]:,;\-/.])
     """,
     re.VERBOSE,
@@ -74,7 +75,7 @@ class Document:
 class _Reader:
     def __init__(self, text: str, where: str):
         self.text, self.where = text, where
-        self.position = 0
+        self.position = self.ended = 0  # self.ended: where the token before this one ends
         self.newlines = [m.start() for m in re.finditer("\n", text)]
         self.layers: list[LayerText] = []
         self.unknown: list[Unknown] = []
@@ -91,6 +92,7 @@ class _Reader:
     def advance(self) -> None:
         """Step to the next token: self.kind, self.token, and self.start, its position."""
         kind: str | None = "space"
+        self.ended = self.position
         while kind == "space":
             self.start = self.position
             if self.position == len(self.text):
@@ -105,10 +107,12 @@ class _Reader:
             self.position = match.end()
         self.kind = kind or ""
 
+    def found_here(self) -> str:
+        return shown(self.token, 40) if self.token else "the end of the file"
+
     def expect(self, token: str, why: str) -> None:
         if self.token != token or self.kind != "mark":
-            found = shown(self.token, 40) if self.token else "the end of the file"
-            raise self.fail(f"expected {token!r} {why}, found {found}.")
+            raise self.fail(f"expected {token!r} {why}, found {self.found_here()}.")
         self.advance()
 
     def found(self, token: str) -> bool:
@@ -122,10 +126,10 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise self.fail(f"messages are nested deeper than {MAX_DEPTH}.")
         descriptor: Descriptor | None = None if message is None else message.DESCRIPTOR
-        opened = self.start
+        opened = max(self.ended - 1, 0)
         while not (self.kind == "mark" and self.token == end) and not (end == "" and self.kind == "end"):
             if self.kind == "end":
-                what = path[-1] if path else "a layer"
+                what = shown(path[-1], 40) if path else "a layer"
                 raise self.fail(f"the file ends inside {what}, which begins in line {self.line(opened)}: a '{end}' is missing.")
             self.one_field(message, descriptor, path)
         if end:
@@ -153,21 +157,23 @@ class _Reader:
         is_message = self.kind == "mark" and self.token in ("{", "<")
         if known is None:
             if not is_message and not colon:
-                raise self.fail(f"expected ':' and a value, or '{{', after {name!r}.")
-            self.note(path, start, "" if is_message else self.token)
+                raise self.fail(f"expected ':' and a value, or '{{', after {shown(name, 40)}.")
+            begin = self.start
             self.values(None, None, path)
+            self.note(path, start, "" if is_message else self.text[begin : self.ended])
         elif known.message_type is None and is_message:
             raise self.fail(f"{name} is a single value, not a message.")
         elif known.message_type is None and not colon:
-            raise self.fail(f"expected ':' after {name!r}.")
+            raise self.fail(f"expected ':' after {shown(name, 40)}.")
         else:
             self.values(message, known, path)
         if not self.found(";"):
             self.found(",")
 
     def note(self, path: tuple[str, ...], start: int, value: str) -> None:
-        if len(self.unknown) < 10_000:
-            self.unknown.append(Unknown(path, self.line(start), value if len(value) < 80 else value[:79] + "…"))
+        if len(self.unknown) == MAX_UNKNOWN:
+            raise self.fail(f"more than {MAX_UNKNOWN} fields that Caffe does not know; this is no Caffe net.", start)
+        self.unknown.append(Unknown(path, self.line(start), value if len(value) < 80 else value[:79] + "…"))
 
     def values(self, message: Any, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
         """One value, or a list of them in brackets."""
@@ -203,7 +209,7 @@ class _Reader:
         if known is None:
             self.skip_scalar()
         elif known.message_type is not None:
-            raise self.fail(f"{known.name} is a message: expected '{{', found {shown(self.token, 40)}.")
+            raise self.fail(f"{known.name} is a message: expected '{{', found {self.found_here()}.")
         else:
             value = self.scalar(known, path)
             if value is None:
@@ -236,22 +242,22 @@ class _Reader:
         elif self.kind in ("word", "number"):
             self.advance()
         else:
-            raise self.fail(f"expected a value, found {shown(self.token, 40)}." if self.token else "the file ends where a value is expected.")
+            raise self.fail(f"expected a value, found {self.found_here()}.")
 
     def string(self) -> bytes:
-        out = b""
+        pieces = []
         while self.kind == "string":
             raw = self.token[1:-1].encode("utf-8")
-            out += _ESCAPE.sub(_unescape, raw) if b"\\" in raw else raw
+            pieces.append(_ESCAPE.sub(_unescape, raw) if b"\\" in raw else raw)
             self.advance()
-        return out
+        return b"".join(pieces)
 
     def scalar(self, known: FieldDescriptor, path: tuple[str, ...]) -> Any:
         """One value of the field's type; None where an enum does not know it."""
         start, kind = self.start, known.cpp_type
         if kind == FieldDescriptor.CPPTYPE_STRING:
             if self.kind != "string":
-                raise self.fail(f"{known.name} takes a quoted string, found {shown(self.token, 40)}.")
+                raise self.fail(f"{known.name} takes a quoted string, found {self.found_here()}.")
             raw = self.string()
             if known.type == FieldDescriptor.TYPE_BYTES:
                 return raw
@@ -265,7 +271,7 @@ class _Reader:
             return None
         sign = "-" if self.found("-") else ""
         if self.kind not in ("word", "number"):
-            raise self.fail(f"{known.name} takes a {_WORDS[kind]}, found {shown(self.token, 40) if self.token else 'the end of the file'}.")
+            raise self.fail(f"{known.name} takes a {_WORDS[kind]}, found {self.found_here()}.")
         token = sign + self.token
         value = self.converted(known, kind, token)
         if value is None and kind == FieldDescriptor.CPPTYPE_ENUM:
@@ -282,7 +288,7 @@ class _Reader:
             return _float(token)
         whole = _integer(token)
         if kind == FieldDescriptor.CPPTYPE_ENUM:
-            values = known.enum_type
+            values: Any = known.enum_type
             if whole is not None:
                 return whole if whole in values.values_by_number else None
             return values.values_by_name[token].number if token in values.values_by_name else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.errors import GraphError
+from converter.errors import GraphError, shown
 from converter.schema import message_class
 from converter.text import Document, LayerText, Unknown
 from converter.v1_types import V1_TYPE_NUMBERS
@@ -87,6 +87,7 @@ V0_FIELDS: dict[str, dict[str, str]] = {
     "det_crop_mode": {"window_data": "window_data_param.crop_mode"},
     "hdf5_output_param": {"hdf5_output": "hdf5_output_param"},
 }
+_PADDING = "V0 padding"
 _V0_COPIED = {"name", "type", "blobs", "blobs_lr", "weight_decay"}
 _V1_MOVED = {"name", "type", "layer", "param", "blob_share_mode", "blobs_lr", "weight_decay"}
 
@@ -95,21 +96,21 @@ _V1_MOVED = {"name", "type", "layer", "param", "blob_share_mode", "blobs_lr", "w
 class LayerSpec:
     """One layer in V2 form, with its place in the file."""
 
-    message: Any  # LayerParameter
+    message: Any = field(repr=False)  # LayerParameter
     line: int | None
     unknown: list[Unknown] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return self.message.name  # type: ignore[no-any-return]
+        return self.message.name
 
     @property
     def type(self) -> str:
-        return self.message.type  # type: ignore[no-any-return]
+        return self.message.type
 
     def __str__(self) -> str:
         at = f" (line {self.line})" if self.line else ""
-        return f"layer {self.name!r} of type {self.type!r}{at}"
+        return f"layer {shown(self.name)} of type {shown(self.type)}{at}"
 
 
 @dataclass
@@ -179,14 +180,14 @@ def _set(message: Any, path: str, value: Any) -> None:
 def _from_v0(connection: Any, place: LayerText, spec: NetSpec) -> LayerSpec:
     old = connection.layer
     layer = message_class("LayerParameter")(name=old.name, bottom=list(connection.bottom), top=list(connection.top))
-    layer.type = V0_TYPES.get(old.type, old.type)
+    layer.type = V0_TYPES.get(old.type, f"V0 {old.type}")  # a name of today has no V0 fields: it must not pass for that type
     layer.blobs.extend(old.blobs)
     for known, value in old.ListFields():
         if known.name in _V0_COPIED:
             continue
         targets = V0_FIELDS.get(known.name, {})
         target = targets.get(old.type) or targets.get("*")
-        if layer.type == "padding" and known.name == "pad":
+        if layer.type == _PADDING and known.name == "pad":
             layer.convolution_param.pad.append(value)
         elif target is None:
             spec.notes.append(f"layer {old.name!r}: the V0 field {known.name} has no meaning for type {old.type!r}; ignored, as Caffe does")
@@ -215,8 +216,8 @@ def _from_v1(old: Any, place: LayerText) -> LayerSpec:
             getattr(layer, known.name).CopyFrom(value)
     _params(layer, old.param, old.blob_share_mode, old.blobs_lr, old.weight_decay)
     data = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}.get(layer.type)
-    for name in ("scale", "mean_file", "crop_size", "mirror") if data else ():
-        if getattr(layer, data).HasField(name):
+    for name in ("scale", "mean_file", "crop_size", "mirror"):
+        if data and getattr(layer, data).HasField(name):
             setattr(layer.transform_param, name, getattr(getattr(layer, data), name))
     return LayerSpec(layer, place.line, unknown)
 
@@ -237,13 +238,14 @@ def _params(layer: Any, names: Any, modes: Any, rates: Any, decays: Any) -> None
 
 def _merge_padding(spec: NetSpec) -> None:
     """V0 padding layers become the `pad` of the convolution or pooling that reads them."""
-    if not any(layer.type == "padding" for layer in spec.layers):
+    if not any(layer.type == _PADDING for layer in spec.layers):
         return
-    kept, source = [], {}
+    kept: list[LayerSpec] = []
+    source: dict[str, LayerSpec] = {}
     for layer in spec.layers:
         for i, bottom in enumerate(layer.message.bottom):
             padding = source.get(bottom)
-            if padding is None or padding.type != "padding":
+            if padding is None or padding.type != _PADDING:
                 continue
             reader = {"Convolution": "convolution_param", "Pooling": "pooling_param"}.get(layer.type)
             if reader is None or len(layer.message.bottom) != 1 or len(padding.message.bottom) != 1 or len(padding.message.top) != 1:
@@ -252,7 +254,8 @@ def _merge_padding(spec: NetSpec) -> None:
             getattr(layer.message, reader).ClearField("pad")
             _set(layer.message, f"{reader}.pad", pads[-1])
             layer.message.bottom[i] = padding.message.bottom[0]
-        if layer.type != "padding":
+            layer.unknown += padding.unknown
+        if layer.type != _PADDING:
             kept.append(layer)
         source.update(dict.fromkeys(layer.message.top, layer))
     spec.layers = kept

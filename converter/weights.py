@@ -102,7 +102,7 @@ def match(graph: Graph, weights: Weights) -> Plan:
     first: dict[str, Step] = {}
     for step in graph.steps:
         first.setdefault(step.spec.name, step)
-    in_net = {name for name in graph.layer_names_of_inputs} | set(first)
+    in_net = {*graph.layer_names_of_inputs, *first}
     found: dict[tuple[int, int], Blob] = {}
     last: dict[str, Blob] = {}  # of blobs that share memory, the last one written counts
     wrong: list[str] = []
@@ -129,7 +129,8 @@ def match(graph: Graph, weights: Weights) -> Plan:
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
             want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.blob_shapes)
             differing.add(layer.name)
-            wrong.append(f"layer {layer.name!r} ({step.spec.type}): the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})")
+            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})"
+            wrong.append(f"layer {layer.name!r} ({step.spec.type}): {counts}")
             continue
         for i, blob in zip(places, layer.blobs, strict=True):
             shape = step.blob_shapes[i]
@@ -160,7 +161,7 @@ def match(graph: Graph, weights: Weights) -> Plan:
         parts += [f"the file has, but the net does not: {some([repr(name) for name in unused])}"] if unused else []
         raise MismatchError(f"{weights.path} holds weights for another net than {graph.where}: {'. And '.join(parts)}.")
     if unused:
-        plan.notes.append(f"{len(unused)} layers of the weight file are not in the net: {', '.join(unused[:8])}{' …' if len(unused) > 8 else ''}")
+        plan.notes.append(f"{len(unused)} layers of the weight file are not in the net: {some(unused, 8)}")
     if doubled:
         plan.notes.append(f"the weight file has several layers named {', '.join(sorted(set(doubled)))}; as in Caffe, the last one counts")
     return plan
@@ -181,7 +182,7 @@ def _second_of_a_name(step: Step, plan: Plan, where: str) -> None:
     for blob in step.blobs:
         if getattr(blob.filler, "type", "constant") != "constant":
             raise UnsupportedError(
-                f"{where}: {step.spec} shares its name with an earlier layer, so Caffe leaves it at random numbers; give it a name of its own."
+                f"{where}: {step.spec} shares its name with an earlier layer, so Caffe leaves it at random numbers; rename it."
             )
     plan.filled.append(step)
     plan.notes.append(f"layer {step.spec.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")

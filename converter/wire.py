@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import WeightsError, shown
+from converter.files import head
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _ITEM = {"F32": 4, "F64": 8, "F16": 2}
 _RAW_TYPES = {0: "F64", 1: "F32", 2: "F16"}  # NVIDIA Caffe's Type; 3 and 4 are integers
+_MOST_FIELDS = 1 << 18  # of a file, a run of values counting as one: a ResNet of 1,000 layers has some 60,000
+_CONTROLS = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # which text does not hold
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,24 @@ class Blob:
 
         self.check()
         if self.stored:
-            return numpy.asarray(self.stored(), dtype or "<f4").reshape(self.shape)
+            with numpy.errstate(over="ignore", invalid="ignore"):
+                return numpy.asarray(self.stored(), dtype or "<f4").reshape(self.shape)
         out = numpy.empty(self.count, "<f4")
         done = 0
         for span in self.spans:
+            part = out[done : done + span.count]
+            done += span.count
+            if span.dtype == "F32" and not span.tagged:
+                self.source.read_into(part.data.cast("B"), span.offset)
+                continue
             item = numpy.dtype({"F32": "<f4", "F64": "<f8", "F16": "<f2"}[span.dtype])
-            for start in range(0, span.count, 1 << 22):
-                count = min(span.count - start, 1 << 22)
-                step = item.itemsize + span.tagged
-                raw = numpy.frombuffer(self.source.read(span.offset + start * step, count * step), "u1")
-                if span.tagged:
-                    raw = numpy.ascontiguousarray(raw.reshape(-1, step)[:, 1:])
-                out[done : done + count] = raw.reshape(-1).view(item)
-                done += count
+            step = item.itemsize + span.tagged
+            for start in range(0, span.count, 1 << 20):
+                raw = numpy.empty((min(span.count - start, 1 << 20), step), "u1")
+                self.source.read_into(raw.data.cast("B"), span.offset + start * step)
+                values = numpy.ascontiguousarray(raw[:, span.tagged :]).view(item)
+                with numpy.errstate(over="ignore", invalid="ignore"):  # a double beyond float32 is inf, as in C++
+                    part[start : start + len(raw)] = values[:, 0]
         shaped = out.reshape(self.shape)
         return shaped if dtype is None else shaped.astype(dtype, copy=False)
 
@@ -102,6 +110,7 @@ class WeightLayer:
     name: str
     type: str
     blobs: list[Blob]
+    places: tuple[int, ...] | None = None  # which of the layer's blobs these are, where it shares others and so does not hold them
 
 
 @dataclass
@@ -128,14 +137,13 @@ class Source:
         self.map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         self.size = len(self.map)
 
-    def read(self, offset: int, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = os.pread(self.descriptor, count - len(data), offset + len(data))
-            if not piece:
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer of bytes from the file."""
+        while len(buffer):
+            count = os.preadv(self.descriptor, [buffer], offset)
+            if not count:
                 raise WeightsError(f"{self.path}: the file became shorter while it was read.")
-            data += piece
-        return bytes(data)
+            buffer, offset = buffer[count:], offset + count
 
 
 def open_source(path: Path) -> Source:
@@ -162,7 +170,10 @@ def open_source(path: Path) -> Source:
     except BaseException:
         os.close(descriptor)
         raise
-    return Source(path, descriptor)
+    try:
+        return Source(path, descriptor)
+    except (OSError, ValueError) as problem:
+        raise WeightsError(f"{path}: cannot be mapped into memory ({problem}).") from problem
 
 
 def _not_weights(head: bytes) -> str | None:
@@ -175,18 +186,14 @@ def _not_weights(head: bytes) -> str | None:
         return "this is an archive (or a PyTorch .pth); unpack the caffemodel from it first."
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "this is a Python pickle, not a caffemodel."
-    if text.startswith((b"layer", b"name:", b"input:", b"#")) and b"\0" not in head:
+    if text.startswith((b"layer", b"name:", b"input:", b"#")) and head == head.translate(None, _CONTROLS):
         return "this is a text file, a prototxt by its looks; give it as the first file, and the .caffemodel as the second."
     return None
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 files do; False where it cannot be read, which opening it will explain."""
-    try:
-        with path.open("rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except (OSError, ValueError):
-        return False
+    """Whether a file begins as HDF5 files do."""
+    return head(path, 8) == b"\x89HDF\r\n\x1a\n"
 
 
 class _Walk:
@@ -194,6 +201,7 @@ class _Walk:
 
     def __init__(self, source: Source):
         self.map, self.path, self.source = source.map, source.path, source
+        self.left = _MOST_FIELDS
 
     def damaged(self, at: int, problem: str, where: str) -> WeightsError:
         inside = f" in {where}" if where else ""
@@ -219,6 +227,9 @@ class _Walk:
             number, kind = tag >> 3, tag & 7
             if number == 0 or number > 0x1FFFFFFF:
                 raise self.damaged(start, f"there is no field {number}", where)
+            self.left -= 1
+            if self.left < 0:
+                raise self.damaged(start, f"there are more than {_MOST_FIELDS:,} fields, many more than any net has", where)
             if kind == LENGTH:
                 length, at = self.varint(at, end, where)
             elif kind == VARINT:
@@ -233,7 +244,11 @@ class _Walk:
             at += length
 
     def text(self, start: int, end: int) -> str:
-        return self.map[start:end].decode("utf-8", "backslashreplace")
+        raw = self.map[start:end]
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")  # as a prototxt in an old code page is read, so that the names still meet
 
     def signed(self, start: int, end: int, where: str) -> int:
         value = self.varint(start, end, where)[0]
@@ -241,7 +256,7 @@ class _Walk:
 
     def numbers(self, kind: int, start: int, end: int, where: str) -> list[int]:
         """One int64, or a packed list; 32 axes at most, as Caffe allows."""
-        out = []
+        out: list[int] = []
         while start < end and len(out) <= 32:
             value, start = self.varint(start, end, where)
             out.append(value - (1 << 64) if value >= 1 << 63 else value)
@@ -254,8 +269,7 @@ class _Walk:
         legacy = [1, 1, 1, 1]
         has_shape = has_legacy = False
         spans: list[Span] = []
-        raw_type = 1
-        raw: list[tuple[int, int]] = []
+        raw_type, raw = 1, (0, 0)
         at = start
         while at < end:  # restarted behind every run of unpacked values
             for number, kind, first, low, high in self.fields(at, end, where):
@@ -269,23 +283,24 @@ class _Walk:
                             dims += self.numbers(how, a, b, where)
                 elif number in (5, 8):
                     dtype, width = ("F32", FIXED32) if number == 5 else ("F64", FIXED64)
-                    if kind == width:  # unpacked: a tag byte before every value
+                    if kind == width and low - first == 1:  # unpacked: a tag byte before every value
                         count = self.run(first, end, (number << 3 | width), _ITEM[dtype] + 1)
                         spans.append(Span(first, count, dtype, tagged=True))
                         at = first + count * (_ITEM[dtype] + 1)
                         break
-                    if kind != LENGTH or (high - low) % _ITEM[dtype]:
+                    if kind not in (LENGTH, width) or (high - low) % _ITEM[dtype]:
                         raise self.damaged(first, f"{high - low:,} bytes of data are no whole number of values", where)
                     if high > low:
                         spans.append(Span(low, (high - low) // _ITEM[dtype], dtype))
                 elif number == 10 and kind == VARINT:
                     raw_type = self.signed(low, high, where)
-                elif number == 12 and kind == LENGTH and high > low:
-                    raw.append((low, high))
-                elif number in (6, 9) and kind in (FIXED32, FIXED64):  # unpacked diffs, as many as the data: skip them in one go
+                elif number == 12 and kind == LENGTH:
+                    raw = (low, high)
+                elif number in (6, 9) and kind in (FIXED32, FIXED64) and low - first == 1:  # unpacked diffs: skip them in one go
                     at = first + self.run(first, end, self.map[first], high - first) * (high - first)
                     break
-        for low, high in raw:
+        low, high = raw
+        if high > low:
             if raw_type not in _RAW_TYPES or (high - low) % _ITEM[_RAW_TYPES[raw_type]]:
                 raise self.damaged(low, f"{high - low:,} bytes of raw data of type {raw_type} are no floats", where)
             spans.append(Span(low, (high - low) // _ITEM[_RAW_TYPES[raw_type]], _RAW_TYPES[raw_type]))
@@ -297,9 +312,9 @@ class _Walk:
 
     def run(self, start: int, end: int, tag: int, step: int) -> int:
         """How many values follow each other from start on, each with this tag byte before it."""
-        count, most = 0, (end - start) // step
+        count, most, n = 0, (end - start) // step, 4
         while count < most:
-            n = min(1 << 20, most - count)
+            n = min(4 * n, 1 << 20, most - count)  # runs may be short, and a million of them
             tags = self.map[start + count * step : start + (count + n) * step : step]
             same = n - len(tags.lstrip(bytes([tag])))
             count += same
@@ -310,7 +325,9 @@ class _Walk:
     def layer(self, start: int, end: int, version: str, index: int, types: dict[int, str]) -> tuple[WeightLayer, list[bytes], str]:
         """A layer, its fields without the blobs, and its version."""
         name_field, type_field, blob_field = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}[version]
-        name, kind_name, rest, places = "", "", [], []
+        name = kind_name = ""
+        rest: list[bytes] = []
+        places: list[tuple[int, int]] = []
         where = f"layer {index}"
         for number, kind, first, low, high in self.fields(start, end, where):
             if version == "V1" and number == 1 and kind == LENGTH:
@@ -329,7 +346,7 @@ class _Walk:
                 where = f"layer {shown(name)}"
             elif number == type_field and kind == LENGTH:
                 kind_name = self.text(low, high)
-            elif number == type_field and kind == VARINT:
+            elif number == type_field and kind == VARINT and version == "V1":
                 code = self.signed(low, high, where)
                 kind_name = types.get(code, f"type {code}")
             elif number in (name_field, type_field):
@@ -379,8 +396,8 @@ def walk(path: Path) -> Weights:
             continue
         if number == 1 and kind == LENGTH and high - low <= 1 << 16:
             name = walker.text(low, high)
-        elif number not in (1, 3, 4, 5, 6, 7, 8) or high - low > 1 << 20:
-            raise walker.damaged(first, f"there is a field {number} that no Caffe net has", "")
+        elif high - low > 1 << 20:  # forks have options of their own (9 to 20 in NVIDIA's), but small ones
+            raise walker.damaged(first, f"there is a field {number} of {high - low:,} bytes that no Caffe net has", "")
         net.append(source.map[first:high])
     if not layers:
         raise WeightsError(f"{path}: no layer is in this file; it is no caffemodel, or it was cut short.")
@@ -394,7 +411,7 @@ def blob_file(source: Source) -> bool:
         walker = _Walk(source)
         kinds = {(number, kind) for number, kind, *_ in walker.fields(0, source.size, "")}
         if kinds & {(2, LENGTH), (3, LENGTH)}:
-            raise WeightsError(f"{source.path}: this is a .solverstate, the state of a training run; the weights are in the .caffemodel beside it.")
+            raise WeightsError(f"{source.path}: this is a .solverstate of a training run; the weights are in the .caffemodel beside it.")
         return True
     return first in (0x3A, 0x2A) and not any(n in (2, 100) for n, *_ in _Walk(source).fields(0, source.size, ""))
 

@@ -39,7 +39,8 @@ def metadata(graph: Graph, hashes: dict[str, str]) -> dict[str, str]:
         "layer_names": json.dumps({step.key: step.spec.name for step in graph.steps if step.blobs}),
         "preprocess": json.dumps(None if net.preprocess is None else vars(net.preprocess)),
     }
-    return {**facts, **{f"sha256.{name}": digest for name, digest in hashes.items()}}
+    names = {name: name.encode("utf-8", "backslashreplace").decode() for name in hashes}  # JSON has no other bytes
+    return {**facts, **{f"sha256.{names[name]}": digest for name, digest in hashes.items()}}
 
 
 def write(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict[str, str]], progress: Progress | None = None) -> None:
@@ -55,7 +56,10 @@ def write(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict
         net = assemble(graph)
         load(net, graph, plan)
         with whole_file(path) as file:
-            torch.save({key: value.detach() for key, value in net.state_dict().items()}, file)
+            try:
+                torch.save({key: value.detach() for key, value in net.state_dict().items()}, file)
+            except RuntimeError as problem:  # torch's zip writer stumbles once more over what it could not write
+                raise problem.__context__ if isinstance(problem.__context__, OSError) else problem from None
         report(sum(value.nbytes for value in net.state_dict().values()))
     elif path.suffix == ".py":
         assemble(graph).to_source(path)
@@ -110,7 +114,8 @@ def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[s
         layer = key.rpartition(".")[0]
         if key not in made and layer in loads:
             step, blobs = loads[layer]
-            made = {f"{layer}.{k}": v for k, v in step.load([tensor_of(b, s) for b, s in zip(blobs, step.blob_shapes, strict=True)]).items()}
+            loaded = step.load([tensor_of(b, s) for b, s in zip(blobs, step.blob_shapes, strict=True)])
+            made = {f"{layer}.{name}": tensor for name, tensor in loaded.items()}
         yield key, made.pop(key) if key in made else nn.Parameter(value).detach()
 
 

@@ -156,9 +156,7 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     )
 
 
-def build(
-    spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: str, where: str
-) -> tuple[Layer | Sources, list[str]]:
+def build(spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: str, where: str) -> tuple[Layer | Sources, list[str]]:
     """Build a layer's module on the meta device; also what in the layer was ignored, and why.
 
     Raises:
@@ -221,4 +219,3 @@ def shapes_of(tensors: Sequence[Tensor]) -> str:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
-

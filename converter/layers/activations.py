@@ -94,4 +94,6 @@ def swish(p: Fields, x: Tensor) -> nn.Module:
 
 @layer("Dropout", "dropout_param")
 def dropout(p: Fields, x: Tensor) -> nn.Module:
+    if not 0 <= p.dropout_ratio <= 1:
+        raise ValueError(f"the dropout_ratio {p.dropout_ratio} is no part of 1")
     return nn.Dropout(p.dropout_ratio)  # Caffe, too, scales in training: the test phase passes x on

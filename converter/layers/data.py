@@ -31,8 +31,28 @@ def dummy_data(p: Fields) -> Sources:
 
 
 _IGNORED = dict.fromkeys(
-    "source rand_skip backend prefetch force_encoded_color shuffle root_folder scale mean_file mirror is_color new_height new_width "
-    "crop_size fg_threshold bg_threshold fg_fraction context_pad crop_mode cache_images".split(),
+    [
+        "source",
+        "rand_skip",
+        "backend",
+        "prefetch",
+        "force_encoded_color",
+        "shuffle",
+        "root_folder",
+        "scale",
+        "mean_file",
+        "mirror",
+        "is_color",
+        "new_height",
+        "new_width",
+        "crop_size",
+        "fg_threshold",
+        "bg_threshold",
+        "fg_fraction",
+        "context_pad",
+        "crop_mode",
+        "cache_images",
+    ],
     "the data are not read here",
 )
 

@@ -52,7 +52,7 @@ def normalize(p: Fields, x: Tensor) -> Layer:
     if not p.has("normalize_param") and x.shape[2:].numel() != 1:
         raise ValueError(
             "it has no parameters, and forks differ in what is normalized then: say norm_param { across_spatial: true }"
-            " (SSD's default) or normalize_param { normalize_type: \"L2\" } (over channels, without a weight)"
+            ' (SSD\'s default) or normalize_param { normalize_type: "L2" } (over channels, without a weight)'
         )
     return Layer(fork_modules.FaceNormalize(kind, p.tops > 1))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +13,8 @@ from converter.layers._registry import ENGINE, Blob, Fields, Layer, layer
 
 @layer("LRN", "lrn_param", ignored=ENGINE)
 def lrn(p: Fields, x: Tensor) -> nn.Module:
-    if p.local_size % 2 == 0 or x.dim() != 4:
-        raise ValueError(f"LRN takes an odd local_size (here {p.local_size}) and four axes (N, C, H, W)")
+    if p.local_size % 2 == 0 or p.local_size >= 1 << 15 or x.dim() != 4:
+        raise ValueError(f"LRN takes an odd local_size below 32,768 (here {p.local_size}) and four axes (N, C, H, W)")
     return modules.LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL")
 
 
@@ -28,6 +30,8 @@ def batch_norm(p: Fields, x: Tensor) -> Layer:
     channels = x.shape[1] if x.dim() > 1 else 1
     global_statistics = p.use_global_stats if p.has("use_global_stats") else p.phase == "TEST"
     # Caffe's moving_average_fraction is what stays, torch's momentum what is added
+    if not 0 <= p.eps < math.inf:
+        raise ValueError(f"the eps {p.eps} is no small positive number")
     module = modules.BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
     blobs = [Blob("running_mean"), Blob("running_var"), Blob("factor", shape=(1,))]
     return Layer(module, blobs, _batch_norm_statistics)
