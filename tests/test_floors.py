@@ -1,0 +1,67 @@
+"""Which package may import which, and that importing them is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "converter": set[str](),
+    "architectures": set[str](),
+    "zoo": {"architectures", "converter"},
+    "finetune": {"zoo", "architectures"},
+}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The top-level packages that a file imports; an exception's class is not its package's use."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] == ["UnpicklingError"]:
+            continue
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_nothing_imports_upward(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        ours = imported(ast.parse(path.read_text())) & MAY_IMPORT.keys() - {package}
+        assert ours <= MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {ours - MAY_IMPORT[package]}"
+
+
+def test_the_zoo_imports_the_converter_only_inside_functions() -> None:
+    for path in (ROOT / "zoo").rglob("*.py"):
+        top = ast.Module([node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)], [])
+        for node in top.body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "converter" not in imported(ast.Module([node], [])), path
+
+
+@pytest.mark.parametrize("package", ["converter", "zoo", "architectures", "finetune"])
+def test_importing_a_package_imports_no_torch(package: str) -> None:
+    code = f"import sys, {package}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_nothing_is_unpickled_or_executed(package: str) -> None:
+    """torch.load only with weights_only=True; no pickle, eval, exec, extractall in any package."""
+    for path in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not imported(tree) & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, path
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            bare = isinstance(call.func, ast.Name)
+            assert not (bare and name in ("eval", "exec", "compile")) and name != "extractall", f"{path}:{call.lineno}"
+            if name == "load" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "torch.load":
+                words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+                assert words.get("weights_only") == "True", f"{path}:{call.lineno}"
