@@ -29,6 +29,8 @@ $(VENV)/.installed: $(BIN)/python setup.cfg pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# An independent port of MTCNN for the tests; its metadata pins a torch of its own, which it does not need.
+	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch
 	touch $@
 
 clean:
