@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converter.conversion import convert
-    from converter.errors import ConversionError
+    from converter.errors import CaffezooWarning, ConversionError
     from converter.net import CaffeNet
     from converter.weights import read_blobs, read_mean
 
 __version__ = "0.1.0"
-__all__ = ["CaffeNet", "ConversionError", "convert", "read_blobs", "read_mean"]
+__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "convert", "read_blobs", "read_mean"]
 
 _HOMES = {
     "convert": "converter.conversion",
+    "CaffezooWarning": "converter.errors",
     "ConversionError": "converter.errors",
     "CaffeNet": "converter.net",
     "read_blobs": "converter.weights",
