@@ -136,7 +136,7 @@ def layer_types() -> list[str]:
 
 
 def layer_type(spec: LayerSpec, where: str) -> LayerType:
-    """The registered type of a layer; V1 spellings that only forks used are found by their letters.
+    """The registered type of a layer.
 
     Raises:
         UnsupportedError: no such type; says what is near and what to do.
