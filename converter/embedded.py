@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from converter.errors import UnsupportedError, WeightsError
-from converter.schema import parse_binary
+from converter.schema import is_repeated, parse_binary
 from converter.text import Document, LayerText, Unknown
 from converter.upgrade import NetSpec, upgrade
 from converter.wire import Weights
@@ -55,9 +55,9 @@ def _read_strings(message: Any) -> None:
     """Strings that are not UTF-8, which protobuf leaves as bytes, become what prototxt.py makes of them."""
     for known, value in message.ListFields():
         if known.message_type is not None:
-            for each in value if known.is_repeated else [value]:
+            for each in value if is_repeated(known) else [value]:
                 _read_strings(each)
-        elif known.is_repeated:
+        elif is_repeated(known):
             for i, each in enumerate(value if known.type == known.TYPE_STRING else ()):
                 if isinstance(each, bytes):
                     value[i] = each.decode("latin-1")
@@ -70,6 +70,6 @@ def _unknown(layer: Any) -> list[Unknown]:
     fields: Any = UnknownFieldSet
     found = [Unknown((f"field {f.field_number}",), 0, "") for f in fields(layer)]
     for known, value in layer.ListFields():
-        if known.message_type is not None and not known.is_repeated:
+        if known.message_type is not None and not is_repeated(known):
             found += [Unknown((known.name, f"field {f.field_number}"), 0, "") for f in fields(value)]
     return found

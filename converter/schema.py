@@ -30,6 +30,11 @@ def message_class(name: str) -> Any:
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"caffezoo.{name}"))
 
 
+def is_repeated(field: Any) -> bool:
+    """Whether a field holds a list. Releases before 6.31 have no property for it, later ones warn of the older way."""
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
+
+
 def parse_binary(name: str, data: bytes, where: str) -> Any:
     """A message from wire format.
 

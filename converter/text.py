@@ -17,6 +17,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from converter.errors import PrototxtError, shown
+from converter.schema import is_repeated
 
 MAX_DEPTH = 100  # protobuf's own limit
 MAX_UNKNOWN = 10_000  # in one layer
@@ -180,7 +181,7 @@ class _Reader:
         if not self.found("["):
             self.value(message, known, path)
             return
-        if known is not None and not known.is_repeated:
+        if known is not None and not is_repeated(known):
             raise self.fail(f"{known.name} takes one value, not a list.")
         if self.found("]"):
             return
@@ -214,19 +215,19 @@ class _Reader:
             value = self.scalar(known, path)
             if value is None:
                 return
-            if known.is_repeated:
+            if is_repeated(known):
                 getattr(message, known.name).append(value)
             else:
                 setattr(message, known.name, value)
 
     def child(self, message: Any, known: FieldDescriptor, path: tuple[str, ...], start: int, end: str) -> None:
         held = getattr(message, known.name)
-        if known.is_repeated:
+        if is_repeated(known):
             child = held.add()
         else:
             held.SetInParent()
             child = held
-        if known.name not in ("layer", "layers") or not known.is_repeated:
+        if known.name not in ("layer", "layers") or not is_repeated(known):
             self.message(child, path, end)
             return
         outer, self.unknown = self.unknown, []

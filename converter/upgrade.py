@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converter.errors import GraphError, shown
-from converter.schema import message_class
+from converter.schema import is_repeated, message_class
 from converter.text import Document, LayerText, Unknown
 from converter.v1_types import V1_TYPE_NUMBERS
 
@@ -171,7 +171,7 @@ def _set(message: Any, path: str, value: Any) -> None:
     known = message.DESCRIPTOR.fields_by_name[last]
     if known.message_type is not None:
         getattr(message, last).CopyFrom(value)
-    elif known.is_repeated:
+    elif is_repeated(known):
         getattr(message, last).append(value)
     else:
         setattr(message, last, value)
@@ -210,7 +210,7 @@ def _from_v1(old: Any, place: LayerText) -> LayerSpec:
     for known, value in old.ListFields():
         if known.name in _V1_MOVED:
             continue
-        if known.is_repeated:
+        if is_repeated(known):
             getattr(layer, known.name).extend(value)
         else:
             getattr(layer, known.name).CopyFrom(value)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from converter.errors import GraphError, UnsupportedError, some
+from converter.schema import is_repeated
 from converter.text import Unknown
 from converter.upgrade import LayerSpec
 
@@ -67,7 +68,7 @@ class Fields:
         known = self._message.DESCRIPTOR.fields_by_name[name]
         self._seen.add(name)
         value = getattr(self._message, name)
-        if known.is_repeated and known.message_type is None:
+        if is_repeated(known) and known.message_type is None:
             return tuple(value)
         return known.enum_type.values_by_number[value].name if known.enum_type is not None else value
 

@@ -9,7 +9,7 @@ import pytest
 
 import converter
 from converter.errors import WeightsError
-from converter.schema import message_class, parse_binary
+from converter.schema import is_repeated, message_class, parse_binary
 
 HERE = Path(converter.__file__).parent
 
@@ -85,7 +85,7 @@ def test_fields_have_caffe_s_numbers_and_defaults(message: str, field: str, numb
     known = message_class(message).DESCRIPTOR.fields_by_name[field]
     assert known.number == number
     if default is None:
-        assert known.message_type is not None or known.is_repeated
+        assert known.message_type is not None or is_repeated(known)
     else:
         assert known.default_value == (pytest.approx(default) if isinstance(default, float) else default)
 

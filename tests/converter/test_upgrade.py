@@ -11,7 +11,7 @@ import pytest
 from converter.errors import ConversionError, GraphError, PrototxtError, UnsupportedError
 from converter.graph import build_graph
 from converter.prototxt import parse_prototxt, read_prototxt
-from converter.schema import message_class
+from converter.schema import is_repeated, message_class
 from converter.upgrade import V0_FIELDS, V0_TYPES, NetSpec
 from converter.v1_types import V1_TYPES
 
@@ -248,7 +248,7 @@ def test_every_v1_message_has_a_place_in_v2() -> None:
     for known in message_class("V1LayerParameter").DESCRIPTOR.fields:
         if known.name not in moved:
             assert new[known.name].message_type == known.message_type
-            assert new[known.name].is_repeated == known.is_repeated
+            assert is_repeated(new[known.name]) == is_repeated(known)
 
 
 def test_v1_lists_become_params() -> None:
