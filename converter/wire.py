@@ -201,10 +201,11 @@ class _Walk:
 
     def __init__(self, source: Source):
         self.map, self.path, self.source = source.map, source.path, source
+        self.last = ""  # the last whole layer
         self.left = _MOST_FIELDS
 
     def damaged(self, at: int, problem: str, where: str) -> WeightsError:
-        inside = f" in {where}" if where else ""
+        inside = f" in {where}" if where else f" behind layer {shown(self.last)}" if self.last else ""
         return WeightsError(f"{self.path}: at byte {at:,}{inside} {problem}. The file is damaged or cut short; fetch it again.")
 
     def varint(self, at: int, end: int, where: str) -> tuple[int, int]:
@@ -390,9 +391,10 @@ def walk(path: Path) -> Weights:
             version = "V2" if number == 100 else "V1"
             layer, rest, found = walker.layer(low, high, version, len(layers), V1_TYPE_NUMBERS)
             layers.append(layer)
+            walker.last = layer.name
             versions.add(found)
             body = b"".join(rest)
-            net.append(source.map[first : first + (1 if number == 2 else 2)] + encode_varint(len(body)) + body)
+            net.append(encode_varint(number << 3 | LENGTH) + encode_varint(len(body)) + body)
             continue
         if number == 1 and kind == LENGTH and high - low <= 1 << 16:
             name = walker.text(low, high)

@@ -34,6 +34,7 @@ from encode import (
 )
 
 from converter import convert, read_blobs, read_mean
+from converter.caffemodel import write_caffemodel
 from converter.errors import ConversionError, WeightsError
 from converter.schema import message_class
 from converter.weights import open_weights
@@ -496,3 +497,11 @@ def test_a_missing_an_unreadable_and_an_impossible_name_are_told(tmp_path: Path)
 def test_open_weights_goes_by_content_and_not_by_suffix(tmp_path: Path) -> None:
     path = written(tmp_path, layer("a", [blob(SIX)]), "net.caffemodel.h5")
     assert open_weights(path).format == "V2"
+
+
+def test_a_file_that_was_cut_short_names_the_last_whole_layer(tmp_path: Path) -> None:
+    path = tmp_path / "net.caffemodel"
+    write_caffemodel(path, [(f"conv{i}", "Convolution", [numpy.zeros((4, 4, 3, 3), "f4")]) for i in (1, 2, 3)])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"behind layer 'conv2'.* cut short"):
+        walk(path)
