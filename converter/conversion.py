@@ -16,7 +16,7 @@ from converter.graph import Graph, Step, build_graph
 from converter.net import CaffeNet, Preprocess
 from converter.prototxt import read_prototxt
 from converter.upgrade import NetSpec
-from converter.weights import Plan, match, open_weights, tensor_of
+from converter.weights import Plan, changed, match, open_weights, tensor_of
 from converter.wire import Weights
 
 PathLike = str | os.PathLike[str]
@@ -133,8 +133,8 @@ def load(net: CaffeNet, graph: Graph, plan: Plan | None) -> None:
     try:
         if plan is not None:
             values.update({key: tensor_of(blob, shape) for key, (blob, shape) in plan.whole.items()})
-            for part in plan.changed():
-                values.update(part)
+            for step, blobs in plan.made:
+                values.update(changed(step, blobs))
         for step in graph.steps if plan is None else plan.filled:
             values.update(_filled(step, graph.where))
     except (RuntimeError, MemoryError) as error:

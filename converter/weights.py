@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +73,11 @@ class Plan:
     filled: list[Step] = field(default_factory=list)  # second layers of a name: Caffe leaves them at their fillers
     notes: list[str] = field(default_factory=list)
 
-    def changed(self) -> Iterator[dict[str, Tensor]]:
-        """The entries whose values change on the way, one layer at a time."""
-        for step, blobs in self.made:
-            made = step.load([tensor_of(blob, shape) for blob, shape in zip(blobs, step.blob_shapes, strict=True)])
-            yield {f"{step.key}.{key}": value for key, value in made.items()}
+
+def changed(step: Step, blobs: list[Blob]) -> dict[str, Tensor]:
+    """The state-dict entries of a layer whose values change on the way."""
+    made = step.load([tensor_of(blob, shape) for blob, shape in zip(blobs, step.blob_shapes, strict=True)])
+    return {f"{step.key}.{key}": value for key, value in made.items()}
 
 
 def tensor_of(blob: Blob, shape: tuple[int, ...]) -> Tensor:

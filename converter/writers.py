@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from converter import __version__
 from converter.conversion import assemble, load
@@ -21,16 +21,15 @@ from converter.errors import ConversionError
 from converter.files import SUFFIXES, whole_file
 from converter.graph import Graph
 from converter.net import CaffeNet
-from converter.weights import Plan, tensor_of
+from converter.weights import Plan, changed, tensor_of
 from converter.wire import Source
 
 _CHUNK = 16 << 20
 Progress = Callable[[int], None]
 
 
-def metadata(graph: Graph, hashes: dict[str, str]) -> dict[str, str]:
+def metadata(net: CaffeNet, graph: Graph, hashes: dict[str, str]) -> dict[str, str]:
     """What a safetensors file says of its origin: strings only, as the format wants it."""
-    net = assemble(graph)
     facts: dict[str, Any] = {
         "converter": f"caffezoo {__version__}",
         "net": graph.name,
@@ -81,7 +80,7 @@ def write_safetensors(path: Path, graph: Graph, plan: Plan | None, hashes: Calla
         entries[key] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + size]}
         at += size
     # int64 first would be aligned; safetensors asks for no order, only that there are no holes
-    header = json.dumps({"__metadata__": metadata(graph, hashes()), **entries}, separators=(",", ":")).encode()
+    header = json.dumps({"__metadata__": metadata(meta, graph, hashes()), **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with whole_file(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -105,7 +104,7 @@ def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[s
         return
     made: dict[str, Tensor] = {}
     loads = {step.key: (step, blobs) for step, blobs in plan.made}
-    for key, value in meta.state_dict().items():
+    for key in meta.state_dict():
         if key in plan.whole:
             blob, shape = plan.whole[key]
             span = blob.plain()
@@ -113,10 +112,8 @@ def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[s
             continue
         layer = key.rpartition(".")[0]
         if key not in made and layer in loads:
-            step, blobs = loads[layer]
-            loaded = step.load([tensor_of(b, s) for b, s in zip(blobs, step.blob_shapes, strict=True)])
-            made = {f"{layer}.{name}": tensor for name, tensor in loaded.items()}
-        yield key, made.pop(key) if key in made else nn.Parameter(value).detach()
+            made = changed(*loads[layer])
+        yield key, made.pop(key)
 
 
 def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Progress) -> None:
