@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ FERPLUS_VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgus
 DECODER = "1"  # part of the cache's names: raise it when the same source decodes to something else
 # On FER2013 the most voted FER+ class is the label on 63 % of all rows and 58 % of the worst thousand; one row off, on 20 %.
 LEAST_AGREEMENT = 0.4
+DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)  # what a file of the cache may raise that is not what was written
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
 
@@ -68,15 +69,11 @@ class Expressions:
 
     def counts(self) -> dict[str, int]:
         """Images per split, in the order train, public, private, val, test."""
-        return {name: count for name in SPLIT_ORDER if (count := self.split.count(name))}
+        return split_counts(self.split)
 
     def rows(self, *splits: str) -> Tensor:
         """(n,) int64 positions of the images of these splits. Raises FinetuneError where there are none."""
-        wanted = set(splits)
-        found = torch.tensor([row for row, split in enumerate(self.split) if split in wanted], dtype=torch.int64)
-        if not len(found):
-            raise FinetuneError(f"{self.name}: no images in {' or '.join(splits)}; it has {self.counts()}")
-        return found
+        return split_rows(self.split, splits, f"{self.name}: no images")
 
     def part(self, *splits: str) -> Expressions:
         """The images of these splits, in their order."""
@@ -91,6 +88,18 @@ class Expressions:
             split=tuple(self.split[row] for row in rows.tolist()),
             votes=None if self.votes is None else self.votes[rows],
         )
+
+
+def split_counts(split: Sequence[str]) -> dict[str, int]:
+    return {name: count for name in SPLIT_ORDER if (count := split.count(name))}
+
+
+def split_rows(split: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
+    """(n,) int64 positions where `split` is one of `wanted`. Raises FinetuneError where there are none."""
+    found = torch.tensor([row for row, name in enumerate(split) if name in wanted], dtype=torch.int64)
+    if not len(found):
+        raise FinetuneError(f"{what} in {' or '.join(wanted)}; it has {split_counts(split)}")
+    return found
 
 
 def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None = None) -> Expressions:
@@ -147,15 +156,21 @@ def located(path: Path) -> Path:
 
 def source_sha256(source: Path) -> str:
     """Of a file's bytes; of a folder, over each image's path and bytes."""
-    digest = hashlib.sha256()
     if source.is_dir():
-        for entry in layouts.list_images(source):
-            relative = entry.path.relative_to(source).as_posix().encode("utf-8", "surrogateescape")
-            digest.update(len(relative).to_bytes(8, "little") + relative + hashlib.sha256(entry.path.read_bytes()).digest())
-        return digest.hexdigest()
+        return folder_sha256(source, [entry.path for entry in layouts.list_images(source)])
+    digest = hashlib.sha256()
     with source.open("rb", buffering=0) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_sha256(root: Path, files: Sequence[Path]) -> str:
+    """Over each file's path below `root` and its bytes, in the order of `files`."""
+    digest = hashlib.sha256()
+    for path in files:
+        relative = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+        digest.update(len(relative).to_bytes(8, "little") + relative + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -163,41 +178,56 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} ".encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(tensors[name].contiguous().numpy().reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def store(data: Expressions, place: Path) -> None:
-    """Writes the cache's file: whole, under its final name, or not at all. Raises CacheError."""
-    from safetensors.torch import save_file
-
+    """Writes the cache's file. Raises CacheError."""
     split = torch.tensor([SPLIT_ORDER.index(name) for name in data.split], dtype=torch.uint8)
     tensors = {"images": data.images, "labels": data.labels, "split": split}
     if data.votes is not None:
         tensors["votes"] = data.votes
-    about = {"classes": data.classes, "name": data.name, "sha256": data.sha256, "notes": data.notes, "content": tensors_sha256(tensors)}
+    about = {"classes": data.classes, "name": data.name, "sha256": data.sha256, "notes": data.notes}
+    store_tensors(tensors, about, place, "expressions")
+
+
+def store_tensors(tensors: dict[str, Tensor], about: dict[str, Any], place: Path, kind: str) -> None:
+    """Writes a file of the cache: whole, under its final name, or not at all. `about` is JSON. Raises CacheError."""
+    from safetensors.torch import save_file
+
+    about = {**about, "content": tensors_sha256(tensors)}
     with writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as temporary:
-            save_file(tensors, temporary, metadata={"expressions": json.dumps(about)})
+            save_file(tensors, temporary, metadata={kind: json.dumps(about)})
 
 
 def load_cached(place: Path) -> Expressions | None:
     """The cached data, or None where there are none or they are not what was written."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(place, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["expressions"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        if about["content"] != tensors_sha256(tensors):
-            return None
+        tensors, about = load_tensors(place, "expressions")
         split = tuple(SPLIT_ORDER[index] for index in tensors["split"].tolist())
         names, notes = tuple(about["classes"]), tuple(about["notes"])
         votes = tensors.get("votes")
         return Expressions(tensors["images"], tensors["labels"], split, names, about["name"], about["sha256"], votes, notes)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
+    except DAMAGED:
         return None
+
+
+def load_tensors(place: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, mapped from the file, and `about`, as store_tensors got them. Raises one of DAMAGED where they are not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(place, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[kind])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if about["content"] != tensors_sha256(tensors):
+        raise ValueError(f"{place}: not the content that was written")
+    return tensors, about
 
 
 def unofficial_split(data: Expressions) -> list[str]:
@@ -308,9 +338,15 @@ def exact_duplicates(data: Expressions, of: Sequence[str] = ("private",), among:
     In FER2013 314 private images have one in train or public, 288 in train.
     """
 
+    rows = data.rows(*of)
+    return rows[copied(data, rows, data.rows(*among))]
+
+
+def copied(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
+    """(len(rows),) bool: which of these images have a byte-identical copy among those others."""
+
     def hashes(rows: Tensor) -> list[bytes]:
         return [hashlib.sha256(image.tobytes()).digest() for image in data.images[rows].numpy()]
 
-    rows = data.rows(*of)
-    known = set(hashes(data.rows(*among)))
-    return rows[torch.tensor([digest in known for digest in hashes(rows)])]
+    known = set(hashes(among))
+    return torch.tensor([digest in known for digest in hashes(rows)])

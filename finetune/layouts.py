@@ -426,10 +426,11 @@ def class_names(entries: list[Entry], root: Path) -> tuple[str, ...]:
     return FER2013 if names == set(FER2013) else tuple(sorted(names, key=natural))
 
 
-def read_image(path: Path, size: int | None) -> np.ndarray:
-    """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB."""
+def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
+    """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side."""
     from PIL import Image
 
+    wanted = (size, size) if isinstance(size, int) else size and (size[1], size[0])
     try:
         with Image.open(path) as image:
             if max(image.size) > LARGEST_SIDE:
@@ -437,8 +438,8 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
             decoded = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-            if size is not None and decoded.size != (size, size):
-                decoded = decoded.resize((size, size), Image.Resampling.BICUBIC)
+            if wanted is not None and decoded.size != wanted:
+                decoded = decoded.resize(wanted, Image.Resampling.BICUBIC)
             array = np.asarray(decoded)
     except FinetuneError:
         raise
