@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from converter.errors import CaffezooWarning, ConversionError
     from converter.net import CaffeNet
     from converter.weights import read_blobs, read_mean
+    from converter.writers import save_caffemodel
 
 __version__ = "0.1.0"
-__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "convert", "read_blobs", "read_mean"]
+__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "convert", "read_blobs", "read_mean", "save_caffemodel"]
 
 _HOMES = {
     "convert": "converter.conversion",
@@ -28,6 +29,7 @@ _HOMES = {
     "CaffeNet": "converter.net",
     "read_blobs": "converter.weights",
     "read_mean": "converter.weights",
+    "save_caffemodel": "converter.writers",
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes .caffemodel files: weights as Caffe stores them, in V2, V1 or V0 form. For examples, tests and benchmarks."""
+"""Writes .caffemodel files: weights as Caffe stores them, in V2, V1 or V0 form."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layer_pieces(name: str, type_: str, blobs: Sequence[Any], version: str) -> l
     kind = varint_field(5, _V1_NUMBERS[type_]) if version == "V1" else field(type_field, type_.encode())
     pieces: list[Any] = [field(name_field, name.encode()) + kind]
     for blob in blobs:
-        values = numpy.ascontiguousarray(blob, "<f4")
+        values = numpy.asarray(blob, "<f4", order="C")  # ascontiguousarray would give a scalar an axis
         head = blob_head(values.shape, version != "V2", values.nbytes)
         pieces += [encode_varint(blob_field << 3 | 2) + encode_varint(len(head) + values.nbytes) + head, values.reshape(-1).view("u1").data]
     size = sum(len(piece) for piece in pieces)

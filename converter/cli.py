@@ -20,6 +20,7 @@ _EXAMPLES = """\
 examples:
   convert-caffe deploy.prototxt net.caffemodel -o net.safetensors    convert
   convert-caffe net.caffemodel -o net.pth                            convert with the net that the file itself holds
+  convert-caffe deploy.prototxt old.caffemodel -o new.caffemodel     write Caffe's weights again, in its newest form
   convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
   convert-caffe net.caffemodel                                       list layers and blobs
   convert-caffe deploy.prototxt net.caffemodel --verify              compare with OpenCV (or Caffe, where it is installed)
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("files", nargs="*", metavar="FILE", type=Path, help="a prototxt, a caffemodel (.caffemodel, .caffemodel.h5), or both")
-    p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), or .py (the net as Python source)")
+    p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), .py (source), .caffemodel")
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from converter.errors import CaffezooWarning, GraphError, UnsupportedError, some
+from converter.deploy import deploy_message
+from converter.errors import CaffezooWarning, GraphError, UnsupportedError, shown, some
 from converter.files import head
 from converter.fillers import fill
-from converter.graph import Graph, Step, build_graph
-from converter.net import CaffeNet, Preprocess
+from converter.graph import Graph, Shared, Step, build_graph
+from converter.layers import layer_type
+from converter.net import CaffeNet, Preprocess, StoredLayer
 from converter.prototxt import read_prototxt
-from converter.upgrade import NetSpec
+from converter.schema import message_class
+from converter.upgrade import LayerSpec, NetSpec
 from converter.weights import Plan, changed, match, open_weights, tensor_of
 from converter.wire import Weights
 
@@ -30,6 +35,7 @@ def convert(
     stages: Sequence[str] = (),
     level: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    num_output: Mapping[str, int] | None = None,
 ) -> CaffeNet:
     """Convert a Caffe net into a PyTorch module, in eval mode, with its weights loaded; whatever is not exact is an error.
 
@@ -39,15 +45,22 @@ def convert(
         weights: a .caffemodel, or .caffemodel.h5. None: Caffe's fillers, or zeros where the prototxt has none.
         phase, stages, level: the net's state, which include and exclude rules look at.
         input_shapes: shapes of inputs, over or in place of what the prototxt says: {"data": (1, 3, 224, 224)}.
+        num_output: layers that get another num_output, such as a classifier for finetuning: {"fc8": 7}. They take no values
+            from the weight file: the weight is drawn by the prototxt's filler (xavier where that says zeros or nothing).
 
     Raises:
         ConversionError: one of its kinds (see converter.errors), naming file, layer, field and what to do.
     """
-    graph, plan = prepare(prototxt, weights, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
+    graph, plan = prepare(prototxt, weights, phase=phase, stages=stages, level=level, input_shapes=input_shapes, num_output=num_output)
+    return loaded(graph, plan, stacklevel=3)
+
+
+def loaded(graph: Graph, plan: Plan | None, stacklevel: int = 2) -> CaffeNet:
+    """The net with its values, and a warning of what was ignored in the files."""
     net = assemble(graph)
     load(net, graph, plan)
     if net.notes:
-        warnings.warn(f"{graph.where}: {some(list(net.notes), 6)}", CaffezooWarning, stacklevel=2)
+        warnings.warn(f"{graph.where}: {some(list(net.notes), 6)}", CaffezooWarning, stacklevel=stacklevel)
     return net
 
 
@@ -59,6 +72,7 @@ def prepare(
     stages: Sequence[str] = (),
     level: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    num_output: Mapping[str, int] | None = None,
 ) -> tuple[Graph, Plan | None]:
     """The net on the meta device, and where each of its values lies in the weight file (None without one)."""
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
@@ -69,6 +83,8 @@ def prepare(
         spec = _embedded(found)
     else:
         spec = read_prototxt(prototxt, phase)
+    fresh = dict(num_output or {})
+    _change_outputs(spec, fresh)
     try:
         graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
     except (GraphError, UnsupportedError) as error:
@@ -77,7 +93,8 @@ def prepare(
             raise type(error)(f"{error} {hint}") from None
         raise
     _check_size(graph)
-    plan = None if found is None else match(graph, found)
+    _draw_anew(graph, fresh)
+    plan = None if found is None else match(graph, found, fresh)
     if plan is not None:
         graph.notes += plan.notes
     return graph, plan
@@ -94,6 +111,61 @@ def _embedded(weights: Weights | None) -> NetSpec:
     if weights is None:
         raise GraphError("convert() takes a prototxt, a caffemodel, or both.")
     return embedded_spec(weights)
+
+
+def _change_outputs(spec: NetSpec, num_output: Mapping[str, int]) -> None:
+    """Set num_output in every layer of these names.
+
+    Raises:
+        GraphError: there is no such layer, it has no num_output, or the number is none.
+    """
+    for name, count in num_output.items():
+        layers = [layer for layer in spec.layers if layer.name == name]
+        known = {layer.name: str(layer) for layer in spec.layers if _outputs_of(layer, spec.where) is not None}
+        without = [layer for layer in layers if _outputs_of(layer, spec.where) is None]
+        if without or not layers:
+            problem = f"{without[0]} has none" if without else f"there is no layer {shown(name)}"
+            having = some([*known.values()]) or "none"
+            raise GraphError(f"{spec.where}: num_output is to change, but {problem}. Those that have one: {having}.")
+        if not 1 <= count < 1 << 31:
+            raise GraphError(f"{spec.where}: {layers[0]} cannot have the num_output {count}; it takes 1 or more.")
+        for layer in layers:
+            _outputs_of(layer, spec.where).num_output = count
+
+
+def _outputs_of(layer: LayerSpec, where: str) -> Any:
+    """The message of a layer that holds its num_output, or None."""
+    try:
+        kind = layer_type(layer, where)
+    except UnsupportedError:
+        return None  # of another phase, or refused in a moment
+    message = getattr(layer.message, kind.message) if kind.message and layer.message.HasField(kind.message) else None
+    return message if message is not None and message.DESCRIPTOR.fields_by_name.get("num_output") and layer.type != "Im2col" else None
+
+
+def _draw_anew(graph: Graph, fresh: Mapping[str, int]) -> None:
+    """Give weights of zeros a filler that draws, in the layers that take nothing from the weight file.
+
+    Raises:
+        GraphError: such a layer shares its weights with one that does.
+    """
+    owners: dict[str, Step] = {}
+    xavier = message_class("FillerParameter")(type="xavier")
+    for step in graph.steps:
+        for name in filter(None, step.shared):
+            other = owners.setdefault(name, step)
+            if (other.spec.name in fresh) != (step.spec.name in fresh):
+                raise GraphError(f"{graph.where}: {other.spec} and {step.spec} share {shown(name)}; num_output has to name both, or none.")
+        if step.spec.name in fresh:
+            pairs = list(zip(step.blobs, step.blob_shapes, strict=True))
+            step.blobs = [replace(blob, filler=xavier) if len(shape) > 1 and _constant(blob.filler) == 0 else blob for blob, shape in pairs]
+
+
+def _constant(filler: Any) -> float | None:
+    """The value that a filler sets everywhere; None where it draws."""
+    if filler is None or isinstance(filler, float):
+        return filler or 0.0
+    return float(filler.value) if filler.type == "constant" else None
 
 
 def _check_size(graph: Graph) -> None:
@@ -123,8 +195,35 @@ def assemble(graph: Graph) -> CaffeNet:
         layer_names={step.key: step.spec.name for step in graph.steps},
         preprocess=preprocess_of(graph),
         notes=graph.notes,
+        stored=_stored(graph),
+        message=deploy_message(graph),
     )
     return net.eval()
+
+
+def _stored(graph: Graph) -> list[StoredLayer]:
+    layers: list[StoredLayer] = []
+    names: set[str] = set()
+    for step in graph.steps:
+        if isinstance(step.module, Shared):
+            continue
+        layers.append(
+            StoredLayer(
+                step.key,
+                step.spec.name,
+                step.spec.type,
+                {key: tuple(value.shape) for key, value in step.module.state_dict().items()},
+                tuple(blob.key for blob in step.blobs),
+                tuple(step.blob_shapes),
+                tuple(step.shared),
+                tuple(_constant(blob.filler) for blob in step.blobs),
+                step.spec.name in names,
+                step.load,
+                step.save,
+            )
+        )
+        names.add(step.spec.name)
+    return layers
 
 
 def load(net: CaffeNet, graph: Graph, plan: Plan | None) -> None:
@@ -139,6 +238,9 @@ def load(net: CaffeNet, graph: Graph, plan: Plan | None) -> None:
             values.update(_filled(step, graph.where))
     except (RuntimeError, MemoryError) as error:
         raise GraphError(f"{graph.where}: there is no memory for the net's parameters ({str(error).splitlines()[0]}).") from error
+    for key, like in net.state_dict().items():
+        if key in values and values[key].shape != like.shape:  # one slope for all channels: a scalar in Caffe
+            values[key] = values[key].reshape(like.shape)
     _tie(net, values)
     for key, value in values.items():
         owner, _, name = key.rpartition(".")

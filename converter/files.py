@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import secrets
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import IO
 
 from converter.errors import ConversionError, shown
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".py")  # what can be written
+SUFFIXES = (".safetensors", ".pth", ".pt", ".py", ".caffemodel")  # what can be written
 _PIECE = 8 << 20  # large: another thread imports torch meanwhile, and each piece waits for its turn twice
 
 
@@ -71,28 +70,27 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         ConversionError: the folder is missing or not writable, the disk is full.
     """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as problem:
-        raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
-    except ValueError as problem:  # a NUL in the name
-        raise ConversionError(f"{shown(str(path))}: no file can have this name.") from problem
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:  # from here on, so that a signal between the file's birth and our knowing of it leaves nothing either
+        with _created(part, path) as file:
             yield file
             file.flush()
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp's files are private; this one is an ordinary output  # noqa: PTH101
-        os.replace(name, path)  # noqa: PTH105
+        part.replace(path)
     except OSError as problem:
-        _remove(name)
+        _remove(part)
         raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
     except BaseException:
-        _remove(name)
+        _remove(part)
         raise
 
 
-def _remove(name: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name)  # noqa: PTH108
+def _created(part: Path, path: Path) -> IO[bytes]:
+    try:
+        return part.open("xb")
+    except ValueError as problem:  # a NUL in the name
+        raise ConversionError(f"{shown(str(path))}: no file can have this name.") from problem
+
+
+def _remove(part: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        part.unlink()

@@ -50,6 +50,7 @@ class Step:
     tops: list[int]
     blobs: Sequence[Blob] = ()
     load: Any = None
+    save: Any = None
     blob_shapes: list[tuple[int, ...]] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)  # the param name of each blob, "" where it has none
 
@@ -69,6 +70,7 @@ class Graph:
     names: dict[str, int] = field(default_factory=dict)  # the last version of each blob
     outputs: list[str] = field(default_factory=list)
     sources: list[LayerSpec] = field(default_factory=list)  # the layers that the inputs stand for
+    layers: list[LayerSpec] = field(default_factory=list)  # those of this phase, in the file's order
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +111,7 @@ def _meets(state: Any, rule: Any) -> bool:
 
 class _Builder:
     def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]]):
-        self.graph = Graph(spec.where, spec.name, phase, notes=list(spec.notes))
+        self.graph = Graph(spec.where, spec.name, phase, notes=list(spec.notes), layers=layers)
         self.all_layers = spec.layers
         self.layers, self.given = layers, {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
         self.values: list[Tensor] = []  # a meta tensor for each blob version
@@ -233,7 +235,7 @@ class _Builder:
         made, notes = build(spec, kind, inputs, graph.phase, graph.where)
         assert isinstance(made, Layer)
         graph.notes += notes
-        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.blobs, made.load)
+        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.blobs, made.load, made.save)
         self.parameters(step)
         try:
             with torch.no_grad(), QuickMeta():

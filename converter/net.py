@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,23 @@ class Preprocess:
         return x * self.scale
 
 
+@dataclass(frozen=True)
+class StoredLayer:
+    """What a caffemodel holds of a layer, for save_caffemodel(): plain data and functions, as a net may be pickled or copied."""
+
+    key: str
+    name: str
+    type: str
+    state: Mapping[str, tuple[int, ...]]  # the shapes of the module's own state dict
+    keys: tuple[str, ...]  # of the state dict, for each blob in Caffe's order
+    shapes: tuple[tuple[int, ...], ...]  # of the blobs
+    shared: tuple[str, ...]  # the param name of each blob, "" where it has none
+    constants: tuple[float | None, ...]  # what Caffe's filler sets each blob to, None where it draws
+    again: bool  # an earlier layer has the same name: Caffe never loads this one
+    load: Callable[[list[Tensor]], dict[str, Tensor]] | None = None
+    save: Callable[[dict[str, Tensor]], list[Tensor]] | None = None
+
+
 # A step of a program: module name, bottoms, tops, and the blob versions that nobody reads afterwards.
 _Program = list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
@@ -54,7 +71,7 @@ class CaffeNet(nn.Module):
     activation is freed at its last use. A layer can be replaced by assigning a module to its name.
 
     Attributes:
-        inputs, outputs: blob names in prototxt order.
+        inputs, outputs: blob names in prototxt order. Names assigned to outputs are those of the blobs that net(...) returns.
         input_shapes: the shapes that the prototxt states; any batch size runs, and any image size where the layers allow.
         layer_names: Caffe's layer name for each child's name ('.', quotes and control characters become '_', a taken name
             or a keyword gets a trailing '_').
@@ -77,6 +94,8 @@ class CaffeNet(nn.Module):
         layer_names: Mapping[str, str] | None = None,
         preprocess: Preprocess | None = None,
         notes: Sequence[str] = (),
+        stored: Sequence[StoredLayer] = (),
+        message: bytes = b"",
     ):
         super().__init__()
         for key, module in modules.items():
@@ -86,6 +105,7 @@ class CaffeNet(nn.Module):
         self.input_shapes = dict(inputs)
         self.layer_names = dict(layer_names or {key: key for key in modules})
         self.preprocess, self.notes = preprocess, tuple(notes)
+        self._stored, self._message = tuple(stored), message
         self._steps = [(key, tuple(bottoms), tuple(tops)) for key, bottoms, tops in steps]
         self._versions = tuple(versions)
         self._blobs = {blob: i for i, blob in enumerate(versions) if blob}
@@ -159,6 +179,13 @@ class CaffeNet(nn.Module):
         found = {name: values[self._blobs[name]] for name in self.outputs}
         graph.output(found if len(found) > 1 else next(iter(found.values())))
         return GraphModule(self, graph)
+
+    @property
+    def prototxt(self) -> str:
+        """The net as a deploy prototxt in V2 form, with the phase's layers only and an Input layer in place of data layers."""
+        from converter.deploy import text_of
+
+        return text_of(self._message)
 
     def to_source(self, path: Any) -> None:
         """Write the net as one readable Python file: a module class with this net's state-dict keys."""

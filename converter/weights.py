@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class Plan:
 
     whole: dict[str, tuple[Blob, tuple[int, ...]]] = field(default_factory=dict)  # the blob's values as they are, in this shape
     made: list[tuple[Step, list[Blob]]] = field(default_factory=list)  # layers whose values change on the way
-    filled: list[Step] = field(default_factory=list)  # second layers of a name: Caffe leaves them at their fillers
+    filled: list[Step] = field(default_factory=list)  # second layers of a name, which Caffe leaves at their fillers; layers drawn anew
     notes: list[str] = field(default_factory=list)
 
 
@@ -88,11 +88,12 @@ def tensor_of(blob: Blob, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(numpy.asarray(blob)).reshape(shape)
 
 
-def match(graph: Graph, weights: Weights) -> Plan:
+def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
     """Find each of the net's blobs in the weight file.
 
     As in Caffe, a layer of the file goes to the net's first layer of that name, later ones overwrite earlier ones, and
-    layers the net does not have are passed over. Unlike Caffe, blobs that the file lacks are an error.
+    layers the net does not have are passed over. Unlike Caffe, blobs that the file lacks are an error. Layers named in
+    `fresh` take nothing from the file.
 
     Raises:
         MismatchError: every missing, unexpected and differing blob, in one message.
@@ -111,7 +112,7 @@ def match(graph: Graph, weights: Weights) -> Plan:
     differing: set[str] = set()  # layers already reported: what they lack is not told twice
     seen: set[str] = set()
     for layer in weights.layers:
-        if not layer.blobs:
+        if not layer.blobs or layer.name in fresh:
             continue  # where the net's layer of this name has some, they are found missing below
         if layer.name not in in_net:
             unused.append(layer.name)
@@ -144,6 +145,9 @@ def match(graph: Graph, weights: Weights) -> Plan:
                 last[step.shared[i]] = blob
     missing = []
     for step in graph.steps:
+        if step.spec.name in fresh:
+            plan.filled += [step] if step.blobs else []
+            continue
         blobs: list[Blob] = []
         for i, name in enumerate(step.shared):
             blob_or_none = last.get(name) if name else found.get((step.index, i))

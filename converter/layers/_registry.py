@@ -48,12 +48,14 @@ class Blob:
 class Layer:
     """What a layer function returns: the module, its blobs in Caffe's order, and how blobs become state-dict values.
 
-    load(blobs) -> {key: tensor} where the values change on the way; None where every blob is its key's value, as it is.
+    load(blobs) -> {key: tensor} where the values change on the way, and its inverse save({key: tensor}) -> blobs; None where
+    every blob is its key's value, as it is.
     """
 
     module: nn.Module
     blobs: Sequence[Blob] = ()
     load: Callable[[list[Tensor]], dict[str, Tensor]] | None = None
+    save: Callable[[dict[str, Tensor]], list[Tensor]] | None = None
 
 
 class Fields:

@@ -72,18 +72,26 @@ def bn(p: Fields, x: Tensor) -> Layer:
     if slope:
         module = fork_modules.BN(channels, p.eps, 1 - p.momentum, p.frozen, p.phase == "TRAIN" and not p.frozen)
         statistics = [Blob("running_mean", shape=shape), Blob("running_var", 1.0 if p.frozen else None, shape)]
-        return Layer(module, [Blob("weight", p.slope_filler, shape), Blob("bias", p.bias_filler, shape), *statistics], _flat)
+        return Layer(module, [Blob("weight", p.slope_filler, shape), Blob("bias", p.bias_filler, shape), *statistics], _flat, _with_axes)
     # segnet's bn_layer.cpp: LEARN normalizes by the batch in every phase, with an eps of 1e-9
     learn = p.bn_mode == "LEARN"
     segnet = fork_modules.BN(channels, 1e-9, track_running_stats=False) if learn else fork_modules.ScaleShift(channels)
-    return Layer(segnet, [Blob("weight", p.scale_filler, shape), Blob("bias", p.shift_filler, shape)], _flat)
+    return Layer(segnet, [Blob("weight", p.scale_filler, shape), Blob("bias", p.shift_filler, shape)], _flat, _with_axes)
+
+
+_BN_KEYS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _flat(blobs: list[Tensor]) -> dict[str, Tensor]:
     """(1, C, 1, 1) becomes (C,)."""
-    keys = ("weight", "bias", "running_mean", "running_var")[: len(blobs)]
+    keys = _BN_KEYS[: len(blobs)]
     tracked = {"num_batches_tracked": torch.tensor(0)} if len(blobs) == 4 else {}
     return {key: blob.flatten() for key, blob in zip(keys, blobs, strict=True)} | tracked
+
+
+def _with_axes(state: dict[str, Tensor]) -> list[Tensor]:
+    """(C,) becomes (1, C, 1, 1)."""
+    return [state[key].reshape(1, -1, 1, 1) for key in _BN_KEYS if key in state]
 
 
 def _set(p: Fields, *names: str) -> list[str]:

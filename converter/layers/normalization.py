@@ -34,7 +34,7 @@ def batch_norm(p: Fields, x: Tensor) -> Layer:
         raise ValueError(f"the eps {p.eps} is no small positive number")
     module = modules.BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
     blobs = [Blob("running_mean"), Blob("running_var"), Blob("factor", shape=(1,))]
-    return Layer(module, blobs, _batch_norm_statistics)
+    return Layer(module, blobs, _batch_norm_statistics, _batch_norm_sums)
 
 
 def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
@@ -42,6 +42,11 @@ def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
     mean, variance, factor = blobs
     scale = torch.where(factor == 0, 0.0, 1 / factor)
     return {"running_mean": mean * scale, "running_var": variance * scale, "num_batches_tracked": torch.tensor(0)}
+
+
+def _batch_norm_sums(state: dict[str, Tensor]) -> list[Tensor]:
+    """Means are sums with a factor of 1."""
+    return [state["running_mean"], state["running_var"], torch.ones(1)]
 
 
 @layer("Softmax", "softmax_param", ignored=ENGINE)

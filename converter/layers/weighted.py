@@ -20,11 +20,15 @@ def inner_product(p: Fields, x: Tensor) -> Layer:
     module = nn.Linear(columns, rows, p.bias_term) if plain else modules.InnerProduct(columns, rows, p.bias_term, axis)
     weight = Blob("weight", p.weight_filler, (columns, rows) if p.transpose else None)
     blobs = [weight, Blob("bias", p.bias_filler)][: 1 + p.bias_term]
-    return Layer(module, blobs, _transposed if p.transpose else None)
+    return Layer(module, blobs, _transposed, _transposed_back) if p.transpose else Layer(module, blobs)
 
 
 def _transposed(blobs: list[Tensor]) -> dict[str, Tensor]:
     return {"weight": blobs[0].T.contiguous(), **({"bias": blobs[1]} if len(blobs) > 1 else {})}
+
+
+def _transposed_back(state: dict[str, Tensor]) -> list[Tensor]:
+    return [state["weight"].T.contiguous(), *([state["bias"]] if "bias" in state else [])]
 
 
 @layer("Embed", "embed_param")

@@ -331,7 +331,7 @@ def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-@pytest.mark.parametrize("suffix", ["", ".caffemodel", ".SAFETENSORS", ".pkl"])
+@pytest.mark.parametrize("suffix", ["", ".prototxt", ".SAFETENSORS", ".pkl"])
 def test_an_unknown_suffix_is_told_and_nothing_is_written(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"must be one of \.safetensors, \.pth, \.pt, \.py"):
         write_to(tmp_path / f"net{suffix}")
@@ -370,3 +370,16 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> 
         assert not path.exists()
     assert path.read_bytes() == b"all of it"
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupt_at_the_file_s_birth_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def interrupted(self: Path, mode: str = "r") -> None:
+        opened(self, mode).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "net.safetensors"):
+        pass
+    assert not list(tmp_path.iterdir())
