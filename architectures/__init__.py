@@ -1,8 +1,8 @@
 """Readable, hand-written face nets, each with the name table of the Caffe net that it equals.
 
 vgg_face, center_loss_face, sphereface, mobilefacenet: a face to a descriptor; squeezenet: ImageNet; mtcnn: where the faces
-are; face_resnet, video: expressions in images and clips; legacy: the older project's files. Importing this package does
-not import torch: each name does so when it is first used.
+are; face_resnet, mobile_face_expression, small_resnet, video: expressions in images and clips; legacy: the older project's
+files. Importing this package does not import torch: each name does so when it is first used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from architectures.center_loss_face import CenterLossFace
     from architectures.face_resnet import FaceResNet
     from architectures.legacy import LegacyFileError, load_best7164, load_best_resnet, load_vgg_face_torch
+    from architectures.mobile_face_expression import MobileFaceExpression
     from architectures.mobilefacenet import MobileFaceNet
     from architectures.mtcnn import MTCNN, Detections, ONet, PNet, RNet
+    from architectures.small_resnet import SmallResNet
     from architectures.sphereface import SphereFace20
     from architectures.squeezenet import SqueezeNet
     from architectures.vgg_face import VGGFace
@@ -29,6 +31,8 @@ _MODULES = {
     "SphereFace20": "sphereface",
     "MobileFaceNet": "mobilefacenet",
     "SqueezeNet": "squeezenet",
+    "SmallResNet": "small_resnet",
+    "MobileFaceExpression": "mobile_face_expression",
     "MTCNN": "mtcnn",
     "Detections": "mtcnn",
     "PNet": "mtcnn",
@@ -52,10 +56,12 @@ __all__ = [
     "FaceResNet",
     "FaceResNetRNN",
     "LegacyFileError",
+    "MobileFaceExpression",
     "MobileFaceNet",
     "ONet",
     "PNet",
     "RNet",
+    "SmallResNet",
     "SphereFace20",
     "SqueezeNet",
     "VGGFace",

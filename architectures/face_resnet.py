@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from architectures._blocks import xavier
+from architectures._from_caffe import renamed
+from architectures.center_loss_face import CenterLossFace
 
 
 class BasicBlock(nn.Module):
@@ -78,15 +80,27 @@ class FaceResNet(FaceResNetTrunk):
 
     Input: as the weights were trained; the older project's recipes normalise RGB in [0, 1]. BatchNorm follows the five
     convolutions outside of the blocks. `conv_dropout` is the rate of the dropout on feature maps, after conv1_a and after
-    layer2: 0.4 in the older project's "conv dropout" net, 0 turns it off.
+    layer2: 0.4 in the older project's "conv dropout" net, 0 turns it off. With `cnn` the convolutions and fc5 begin with its
+    weights; its PReLUs have no counterpart here, and the BatchNorms are new.
     """
 
     CLASSIFIER: ClassVar[str] = "fc8_final"
+    FROM_CENTER_LOSS: ClassVar[dict[str, str | None]] = {
+        "conv1a": "conv1_a", "conv1b": "conv1_b", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "fc5": "fc5_new",
+        **{
+            f"res{layer + 1}_{2 * block + 2}.{conv}": f"layer{layer}.{block}.{conv}"
+            for layer, blocks in ((1, 1), (2, 2), (3, 5), (4, 3)) for block in range(blocks) for conv in ("conv1", "conv2")
+        },
+    }  # fmt: skip
 
-    def __init__(self, num_classes: int = 7, conv_dropout: float = 0.4) -> None:
+    def __init__(self, num_classes: int = 7, conv_dropout: float = 0.4, *, cnn: CenterLossFace | None = None) -> None:
         super().__init__(conv_dropout)
         self.fc5_new = nn.Linear(512 * 5 * 4, 512)
         self.fc8_final = nn.Linear(512, num_classes)
+        if cnn is not None:
+            given = {key: value for key, value in cnn.state_dict().items() if key.rpartition(".")[0] in self.FROM_CENTER_LOSS}
+            taken = renamed(self.FROM_CENTER_LOSS, given, None, "the center-loss net's weights don't fit")
+            self.load_state_dict(self.state_dict() | taken)
 
     def embed(self, x: Tensor) -> Tensor:
         """The 512 features below the classifier: (N, 3, 112, 96) -> (N, 512)."""

@@ -1,9 +1,11 @@
-"""What the zoo knows of a model: frozen records without behaviour. The records themselves stand in registry.py."""
+"""What the zoo knows of a model: frozen records without behaviour. The records themselves are found by registry.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 Algorithm = Literal["sha256", "sha384", "sha1", "md5", "git-blob-sha1"]
 
@@ -102,3 +104,19 @@ class Card:
     labels: tuple[str, ...] = ()
     labels_file: str | None = None  # the File that holds them, one a line, where there are too many to stand here
     notes: str = ""
+
+
+@dataclass(frozen=True)
+class LocalCard:
+    """A model that lies with the user: a run folder of finetune (its card.json), or a Caffe net of theirs."""
+
+    name: str  # the folder's name, or the net's
+    title: str
+    path: Path  # the run folder, or the prototxt
+    architecture: str  # a public class of the package architectures, or "caffe"
+    arguments: Mapping[str, Any]  # that it is built with
+    preprocess: Preprocess | None  # None where the input is no image of three channels
+    classifier: str | None = None  # of a Caffe net: the layer that num_classes replaces, where it is clear which
+    labels: tuple[str, ...] = ()
+    recipe: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)

@@ -8,7 +8,8 @@ ZooError
 ├── ProofError      the bytes are not the published ones
 ├── FetchError      every mirror failed
 ├── CacheError      the cache cannot be written: read-only, full, no permission
-└── LoadError       the weights do not fit the architecture
+├── LoadError       the weights do not fit the architecture, or a run folder or Caffe net cannot be loaded
+└── SaveError       the model has no Caffe form, or its files cannot be written
 """
 
 
@@ -45,4 +46,8 @@ class CacheError(ZooError, OSError):
 
 
 class LoadError(ZooError):
+    pass
+
+
+class SaveError(ZooError):
     pass

@@ -1,4 +1,4 @@
-"""From a name to a model: fetched, converted once, and mapped from the cache ever after."""
+"""From a name, or a run's folder, to a model: fetched, converted once, and mapped from the cache ever after."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import functools
 import hashlib
 import importlib
 import logging
-import re
-import tempfile
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cache, registry
+from .build import caffe_net, fill, hand_written, keys_of
 from .card import Card, Network
 from .errors import LoadError
 from .fetch import fetch
 from .preprocess import preprocess
+from .runs import is_run, load_run
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ log = logging.getLogger("caffezoo")
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     pretrained: bool = True,
     num_classes: int | None = None,
@@ -39,19 +40,25 @@ def load(
 ) -> nn.Module:
     """The model as an nn.Module in eval mode, with `.preprocess` (image -> input), `.card` and `.labels`.
 
+    `name` is a model's (zoo.list_models()), or the folder of a run of finetune: a Path, or a text that has a "/" in it or names
+    a folder with a card.json that no model shares its name with. A run's `.card` is a LocalCard, its `.labels` are the classes.
+
     `pretrained=False` draws the weights anew and needs no network. `num_classes` replaces the last layer by a fresh one
     of that many outputs (or adds one to a net that ends in an embedding). The weights are mapped from the cache: pages
     come in as they are used, and writing to them changes no file.
 
-    Raises what fetch() raises, and LoadError where weights and architecture don't fit, or the model has no last layer to
-    replace.
+    Raises what fetch() raises, and LoadError where weights and architecture don't fit, the model has no last layer to
+    replace, or the folder is no finished run.
     """
-    card = registry.card_of(name)
     if num_classes is not None and num_classes < 1:
         raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+    if is_run(name):
+        run = load_run(Path(name), pretrained=pretrained, num_classes=num_classes)
+        return run.to(device=device, dtype=dtype).eval()
+    card = registry.card_of(str(name))
     mean = None
     if pretrained:
-        files = fetch(name, accept_terms=accept_terms, allow_unverified=allow_unverified)
+        files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified)
         model = _with_weights(card, files, num_classes)
         if isinstance(card.preprocess.mean, str):
             mean = _mean_image(files[card.preprocess.mean])
@@ -86,27 +93,16 @@ def _with_weights(card: Card, files: Mapping[str, Path], num_classes: int | None
     from safetensors.torch import load_file
 
     model = _structure(card, num_classes, empty=True)
-    expected = model.state_dict()
-    fresh = _last_layer(card, model, num_classes)
+    fresh = set() if num_classes is None else keys_of(model, card.classifier)
     path = _converted_path(card, files)
     try:
         state = load_file(path)
     except (OSError, SafetensorError):
         state = {}
-    if not expected.keys() - fresh <= state.keys():  # never converted, damaged, or for another release's architecture
+    if not model.state_dict().keys() - fresh <= state.keys():  # never converted, damaged, or for another release's architecture
         state = _convert(card, files)
         _save(state, path, like=files[card.networks[0].weights])
-    if num_classes is not None:
-        state = {key: value for key, value in state.items() if key in expected and key not in fresh}
-    state |= {key: _drawn(expected[key]) for key in fresh}
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise LoadError(f"{card.name}: {error}") from error
-    for module in model.modules():
-        for buffer in module._buffers.values():
-            if buffer is not None and buffer.is_meta:
-                raise LoadError(f"{card.name}: {type(module).__name__} has a buffer that is in no state dict")
+    fill(model, state, fresh, card.name)
     return model
 
 
@@ -115,58 +111,13 @@ def _structure(card: Card, num_classes: int | None, empty: bool = False) -> nn.M
     import torch
 
     if card.architecture is not None:
+        package, _, name = card.architecture.partition(":")
         with torch.device("meta" if empty else "cpu"):
-            return _architecture(card, num_classes)
-    prototxt = prototxt_of(card, card.networks[0])
-    if num_classes is None:
-        return _caffe_net(prototxt, empty)
-    if card.classifier is None:
+            return hand_written(getattr(importlib.import_module(package), name), {}, num_classes, card.name)
+    if num_classes is not None and card.classifier is None:
         raise LoadError(f"{card.name} has no last layer that num_classes could replace")
-    layer = re.escape(f'layer {{ name: "{card.classifier}" ')
-    wider, found = re.subn(rf"(?m)^({layer}.*?num_output: )\d+", rf"\g<1>{num_classes}", prototxt.read_text())
-    if found != 1:
-        raise LoadError(f"{prototxt}: no layer {card.classifier!r} with a num_output")
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / prototxt.name
-        path.write_text(wider)
-        return _caffe_net(path, empty)
-
-
-def _caffe_net(prototxt: Path, empty: bool) -> nn.Module:
-    from converter import convert
-    from converter.conversion import assemble, prepare
-
-    return assemble(prepare(prototxt, None)[0]) if empty else convert(prototxt)
-
-
-def _architecture(card: Card, num_classes: int | None) -> nn.Module:
-    assert card.architecture is not None
-    package, _, name = card.architecture.partition(":")
-    kind = getattr(importlib.import_module(package), name)
-    if num_classes is None:
-        return kind()
-    if not hasattr(kind, "CLASSIFIER"):
-        raise LoadError(f"{card.name} has no last layer that num_classes could replace")
-    return kind(num_classes=num_classes)
-
-
-def _last_layer(card: Card, model: nn.Module, num_classes: int | None) -> set[str]:
-    """The state-dict keys of the layer that num_classes replaces."""
-    if num_classes is None:
-        return set()
-    prefix = getattr(model, "CLASSIFIER", None)
-    if prefix is None:
-        names: Any = model.layer_names
-        prefix = next(key for key, layer in names.items() if layer == card.classifier)
-    return {key for key in model.state_dict() if key.startswith(f"{prefix}.")}
-
-
-def _drawn(like: Tensor) -> Tensor:
-    """Fresh values as torch's own layers start: a uniform kernel, biases zero."""
-    import torch
-
-    value = torch.zeros(like.shape)
-    return torch.nn.init.kaiming_uniform_(value, a=5**0.5) if value.dim() > 1 else value
+    changed = {} if num_classes is None or card.classifier is None else {card.classifier: num_classes}
+    return caffe_net(prototxt_of(card, card.networks[0]), empty=empty, num_output=changed)
 
 
 def _convert(card: Card, files: Mapping[str, Path]) -> dict[str, Tensor]:

@@ -156,6 +156,26 @@ def mobilefacenet() -> list[Layer]:
     ]
 
 
+def mobile_face_expression() -> list[Layer]:
+    """MobileFaceNet up to bn6f, and the means of three blobs under one classifier."""
+    below = mobilefacenet()
+    below = below[: next(i for i, layer in enumerate(below) if layer.name == "pooling0")]
+    taps = ("_plus9", "_plus11", "bn6f")
+    means = [
+        Layer(f"pool{i}", "Pooling", (tap,), f"pool{i}", "pooling_param { pool: AVE global_pooling: true }")
+        for i, tap in enumerate(taps, 1)
+    ]  # fmt: skip
+    return [
+        *below,
+        *means,
+        Layer("features", "Concat", tuple(layer.top for layer in means), "features"),
+        *_normalized("features_batchnorm", "features", 1e-5),
+        in_place("Dropout", "dropout", "features_batchnorm", "dropout_param { dropout_ratio: 0.2 }"),
+        dense("classifier", "features_batchnorm", 7),
+        Layer("prob", "Softmax", ("classifier",), "prob"),
+    ]
+
+
 def squeezenet() -> list[Layer]:
     layers = [conv("conv1", "data", 64, 3, "stride: 2"), in_place("ReLU", "relu_conv1", "conv1"), max_pool("pool1", "conv1", 3)]
     bottom = "pool1"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from architectures import (
     CenterLossFace,
+    MobileFaceExpression,
     MobileFaceNet,
     ONet,
     PNet,
@@ -36,17 +37,26 @@ class Case(NamedTuple):
 
 # The counts are not ours: those of VGG-Face and MTCNN are of the published files (det2's 101,468 less 1,290 of a layer that
 # its prototxt hasn't), Intel's Open Model Zoo says 22.671 M for SphereFace, torchvision 1,235,496 for SqueezeNet 1.1.
-# For the other two the converted net is all there is.
+# For the other two the converted net is all there is; MobileFaceExpression is MobileFaceNet without its last layers (2 x 512 of
+# bn6w, 512 x 128 + 128 of pre_fc1, 2 x 128 of fc1), with a BatchNorm of 768 channels and 7 classes.
 CASES = [
     Case(VGGFace, caffe.vgg_face(), (1, 3, 224, 224), ("fc8",), 145_002_878),
     Case(CenterLossFace, caffe.center_loss_face(), (1, 3, 112, 96), ("fc5",), 27_543_072),
     Case(SphereFace20, caffe.sphereface20(), (2, 3, 112, 96), ("fc5",), 22_670_656),
     Case(MobileFaceNet, caffe.mobilefacenet(), (2, 3, 112, 112), ("fc1",), 979_200),
     Case(SqueezeNet, caffe.squeezenet(), (1, 3, 227, 227), ("pool10",), 1_235_496),
+    Case(
+        MobileFaceExpression,
+        caffe.mobile_face_expression(),
+        (2, 3, 112, 112),
+        ("classifier",),
+        979_200 - 1_024 - 65_664 - 256 + 1_536 + 7 * 769,
+    ),
     Case(PNet, caffe.pnet(), (2, 3, 31, 26), ("prob1", "conv4-2"), 6_632, True),
     Case(RNet, caffe.rnet(), (3, 3, 24, 24), ("prob1", "conv5-2"), 101_468 - 1_290, True),
     Case(ONet, caffe.onet(), (3, 3, 48, 48), ("prob1", "conv6-2", "conv6-3"), 389_040, True),
 ]
+MEANS = ("pool1", "pool2", "pool3", "features")  # of MobileFaceExpression's taps: functions there, no modules
 every_net = pytest.mark.parametrize("case", CASES, ids=lambda case: case.net.__name__)
 SMALL = [case for case in CASES if case.net in (MobileFaceNet, SqueezeNet, PNet, RNet)]
 
@@ -77,7 +87,8 @@ def hand_written(case: Case, reference: nn.Module) -> nn.Module:
 def module_paths(case: Case, net: nn.Module) -> dict[str, str]:
     """Blob -> the module whose output is that blob: the one that stands for the last layer that writes it."""
     modules = dict(net.named_modules())
-    sums = [name for name in modules if name.startswith("res_") and "." not in name]  # MobileFaceNet's have numbers
+    # Sums have numbers as names in MobileFaceNet.
+    sums = [name for name in modules if name.removeprefix("cnn.").startswith("res_") and "." not in name.removeprefix("cnn.")]
     writers = {layer.top: layer.name for layer in case.layers}
     paths = {}
     for blob, layer in writers.items():
@@ -115,7 +126,7 @@ def test_every_blob_of_the_net_is_that_of_the_converted_net(case, tmp_path):
 
     paths = module_paths(case, net)
     blobs = {layer.top for layer in case.layers}
-    assert blobs - set(paths) <= {"prob", *case.outputs}
+    assert blobs - set(paths) <= {"prob", *MEANS, *case.outputs}
     expected = reference(x, blobs=tuple(blobs))
     seen, out = outputs_of(net, paths, upright(x).contiguous())
     for blob, value in [*seen.items(), *zip(case.outputs, out, strict=True)]:
