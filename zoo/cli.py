@@ -102,6 +102,15 @@ def _verify(options: argparse.Namespace) -> Answer:
     return rows, _table(["file", "state", "detail"], rows), int(bad)
 
 
+def _export(options: argparse.Namespace) -> Answer:
+    from .load import load
+    from .save_caffe import save_caffe
+
+    prototxt = options.prototxt or options.output.with_suffix(".prototxt")
+    save_caffe(load(options.name), prototxt, options.output)
+    return _paths({"prototxt": prototxt, "caffemodel": options.output})
+
+
 def _where(options: argparse.Namespace) -> Answer:
     place = cache.folder(registry.card_of(options.name)) if options.name else cache.home()
     return {"path": str(place)}, str(place), 0
@@ -175,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     adding = command("add", _add, "bring in a file from disk, under the same checks", consent)
     adding.add_argument("name")
     adding.add_argument("path", help="the authors' archive, or one of the model's files")
+    exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net: prototxt and caffemodel")
+    exporting.add_argument("name", help="a model, or the folder of a finetuning run")
+    exporting.add_argument("-o", "--output", type=Path, required=True, metavar="NET.caffemodel", help="the weights")
+    exporting.add_argument("--prototxt", type=Path, help="the structure; without it NET.prototxt")
     command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?")
     cleaning = command("clean", _clean, "remove unfinished downloads and converted weights")
     cleaning.add_argument("name", nargs="?")
