@@ -1,0 +1,189 @@
+"""What a recipe sets, as frozen records, and how a command line changes them. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .layouts import FinetuneError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far the draws may go; the default leaves the image as it is. Lengths are parts of the image's side.
+
+    flip        probability of the mirror image
+    scale       side of the part that is cut out, uniform between the two: 0.8 enlarges the middle, above 1 shows a margin
+    shift       where the part lies: uniform within ± this, for each axis
+    rotation    uniform within ± this, in degrees
+    crop        (whole, part) in pixels instead of scale and shift: a part at a whole-numbered place of the image resized to `whole`
+    jitter      each of the four borders moves by itself, uniform within ± this
+    brightness  factor on the pixels, uniform within 1 ± this; contrast: the same about the image's mean
+    hue         of colour images, uniform within ± this part of the circle
+    saturation  of colour images, factor log-uniform between 1 / this and this; exposure: the same of the HSV value
+    erasing     probability of a rectangle in one random grey, of 2 % to `erased_area` of the image
+    outside     what lies beyond the image's border
+    """
+
+    flip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    rotation: float = 0.0
+    crop: tuple[int, int] | None = None
+    jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    erasing: float = 0.0
+    erased_area: float = 0.25
+    outside: Literal["border", "reflection", "zeros"] = "reflection"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. Rates are those of a whole batch, which all processes share.
+
+    epochs, batch_size     batch_size counts the images of all processes and of all `accumulation` parts; an incomplete batch is left out
+    lr, backbone_lr        of the classifier, and of what lies below (None: the same), for SGD with Nesterov momentum or AdamW
+    decay_all              weight decay for biases and norms, too
+    schedule               "cosine" falls to 0, "step" multiplies by step_factor every step_epochs; both after a linear rise
+    label_smoothing        part of each target that is spread over all classes
+    mixup                  alpha of its beta distribution; the last `clean_epochs` epochs do without
+    balanced               weighs the classes against their numbers of images
+    ema                    decay of an averaged copy of the weights, a candidate beside the weights themselves; 0: none
+    center_loss            weight of the center loss on what the classifier reads; center_rate moves its centres
+    clip_norm              longest gradient; 0: any
+    freeze                 name of a module: it and all before it keep their weights and their BatchNorm statistics
+    precision              "no" is float32; "auto" is bf16 on a GPU that has it and float32 elsewhere
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.01
+    backbone_lr: float | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_all: bool = False
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    step_epochs: int = 20
+    step_factor: float = 0.1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    clean_epochs: int = 0
+    balanced: bool = False
+    ema: float = 0.0
+    center_loss: float = 0.0
+    center_rate: float = 0.5
+    clip_norm: float = 0.0
+    accumulation: int = 1
+    freeze: str | None = None
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+
+
+def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The record with some of its fields changed: {"training.lr": 0.02, "input.size": [64, 64]}.
+
+    Raises FinetuneError for a field that is not there and for a value that does not fit the field's type.
+    """
+    for name, value in settings.items():
+        config = changed_field(config, name, name.split("."), value)
+    return config
+
+
+def changed_field(config: Any, name: str, path: Sequence[str], value: Any) -> Any:
+    key, *rest = path
+    if isinstance(config, Mapping):
+        return {**config, key: changed_field(config[key], name, rest, value) if rest and key in config else as_given(value)}
+    hints = get_type_hints(type(config))
+    fields = [each.name for each in dataclasses.fields(config) if not is_function(hints[each.name])]
+    if key not in fields:
+        near = difflib.get_close_matches(key, fields, 1)
+        whole = f"{name[: len(name) - len('.'.join(path))]}{near[0]}" if near else ""
+        hint = f"did you mean {whole}? " if near else ""
+        raise FinetuneError(f"--set {name}: {type(config).__name__} has no field {key!r}; {hint}It has {', '.join(fields)}")
+    old = getattr(config, key)
+    if rest:
+        if not dataclasses.is_dataclass(old) and not isinstance(old, Mapping):
+            raise FinetuneError(f"--set {name}: {key} has no fields of its own")
+        new = changed_field(old, name, rest, value)
+    elif dataclasses.is_dataclass(old):
+        raise FinetuneError(f"--set {name}: set one of its fields: {', '.join(each.name for each in dataclasses.fields(old))}")
+    else:
+        new = fitted(value, hints[key], name)
+    return dataclasses.replace(config, **{key: new})
+
+
+def fitted(value: Any, hint: Any, name: str) -> Any:
+    """The value as the annotation wants it: lists become tuples, whole numbers floats. Raises FinetuneError for another type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value in inner:
+            return value
+        raise FinetuneError(f"--set {name}: {value!r} is not one of {', '.join(map(repr, inner))}")
+    if origin in (Union, types.UnionType):
+        for each in inner:
+            try:
+                return fitted(value, each, name)
+            except FinetuneError:
+                continue
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [inner[0]] * len(value) if inner[-1:] == (...,) else list(inner)
+        if len(kinds) == len(value):
+            return tuple(fitted(each, kind, name) for each, kind in zip(value, kinds, strict=True))
+    elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    elif hint is types.NoneType and value is None:
+        return None
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise FinetuneError(f"--set {name}: {json.dumps(value)} does not fit; expected {getattr(hint, '__name__', hint)!s}")
+
+
+def as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """["training.lr=0.02", "input.channels=BGR"] -> values, read as JSON where they are JSON, else as text."""
+    settings = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise FinetuneError(f"--set {word}: expected FIELD=VALUE, as in training.lr=0.02")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
+
+
+def is_function(hint: Any) -> bool:
+    return get_origin(hint) is Callable
+
+
+def as_json(config: Any) -> Any:
+    """The record as JSON values; functions are left out."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = ((each.name, getattr(config, each.name)) for each in dataclasses.fields(config))
+        return {name: as_json(value) for name, value in values if not callable(value)}
+    if isinstance(config, Mapping):
+        return {key: as_json(value) for key, value in config.items()}
+    return [as_json(value) for value in config] if isinstance(config, (list, tuple)) else config
