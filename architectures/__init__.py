@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from architectures.sphereface import SphereFace20
     from architectures.squeezenet import SqueezeNet
     from architectures.vgg_face import VGGFace
-    from architectures.video import FaceResNetRNN, VGGFaceRNN
+    from architectures.video import FaceClipNet, FaceResNetRNN, VGGFaceRNN
 
 _MODULES = {
     "VGGFace": "vgg_face",
@@ -40,6 +40,7 @@ _MODULES = {
     "ONet": "mtcnn",
     "VGGFaceRNN": "video",
     "FaceResNetRNN": "video",
+    "FaceClipNet": "video",
     "load_vgg_face_torch": "legacy",
     "load_best7164": "legacy",
     "load_best_resnet": "legacy",
@@ -53,6 +54,7 @@ __all__ = [
     "MTCNN",
     "CenterLossFace",
     "Detections",
+    "FaceClipNet",
     "FaceResNet",
     "FaceResNetRNN",
     "LegacyFileError",

@@ -1,7 +1,7 @@
 """MobileFaceNet for facial expressions: features at several depths, averaged over the image, one Linear over all of them.
 
-What tells two people apart is invariant to their expressions, so the embedding has lost much of it; a linear probe finds more in
-the middle of the net than at its end (docs/finetune.md has the numbers).
+The embedding is trained to tell two people apart whatever their faces do, so it is meant to lose the expression; below it less of it
+is lost.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class MobileFaceExpression(nn.Module):
         "classifier": "classifier",
     }  # fmt: skip
     CLASSIFIER: ClassVar[str] = "classifier"
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("norm", "dropout", "classifier")
 
     def __init__(
         self,
@@ -58,6 +59,9 @@ class MobileFaceExpression(nn.Module):
         self.norm = nn.BatchNorm1d(sum(widths))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(sum(widths), num_classes)
+
+    def extra_repr(self) -> str:
+        return f"taps={', '.join(self.taps)}"
 
     def embed(self, x: Tensor) -> Tensor:
         """The averaged features of all taps, in the net's order: (N, 3, H, W) -> (N, sum of their channels)."""

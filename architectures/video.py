@@ -1,23 +1,27 @@
 """Clips of faces: a CNN sees each frame, a recurrent net reads the frames in order, the mean over time is classified.
 
-The nets of the EmotiW 2018 recipes of XiaoYee/emotion_classification (VGG_GRU/VGG_gru.py, Resnet_GRU/resnet_gru.py), for
-batches: clips (N, T, C, H, W) of different lengths, padded at the end. Frames beyond a clip's length are never looked
-at: they don't enter the CNN (so not BatchNorm's statistics either) nor the mean over time.
+VGGFaceRNN and FaceResNetRNN are the nets of the EmotiW 2018 recipes of XiaoYee/emotion_classification (VGG_GRU/VGG_gru.py,
+Resnet_GRU/resnet_gru.py), for batches: clips (N, T, C, H, W) of different lengths, padded at the end. Frames beyond a clip's
+length are never looked at: they don't enter the CNN (so not BatchNorm's statistics either) nor the mean over time.
+FaceClipNet does the same with any face net of this package.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from architectures._blocks import Chain
 from architectures.face_resnet import FaceResNet, FaceResNetTrunk
 from architectures.vgg_face import VGGFace
 
 RNN = Literal["gru", "lstm", "lstm_cell"]
+Pooling = Literal["mean", "attention"]
+Lengths = Tensor | Sequence[int] | None
 
 
 class Recurrence(nn.Module):
@@ -48,16 +52,61 @@ class Recurrence(nn.Module):
         return torch.stack(outputs, 1)
 
 
-class VGGFaceRNN(nn.Module):
-    """VGG-Face up to fc6 (after its ReLU, 4096), a recurrent layer, dropout, the mean over time, a Linear.
+class OverTime(nn.Module):
+    """(N, T, F) and a mask (N, T) -> (N, F): the mean over the frames of the mask, or their sum with learnt weights.
 
-    `model(clips, lengths)`: clips (N, T, 3, 224, 224), colours and scale as the CNN was trained; lengths (N,), whole
-    numbers from 1 to T, or None where every clip has T frames. Returns logits (N, num_classes); raises ValueError for
-    other shapes or lengths. The CNN's weights are a copy of `cnn`'s, or drawn where it is None. A window is one clip:
-    the recipes average the logits of a video's windows.
+    "attention" gives each frame a softmax weight from a Linear on its own features: the self-attention weights of Meng et al.,
+    Frame Attention Networks, ICIP 2019 (section 2.2), without the second, relational step. It begins as the mean.
+    """
+
+    def __init__(self, pooling: Pooling, features: int) -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling is {pooling!r}; it is one of {', '.join(map(repr, get_args(Pooling)))}")
+        self.weigh: nn.Linear | None = None
+        if pooling == "attention":
+            self.weigh = nn.Linear(features, 1)
+            nn.init.zeros_(self.weigh.weight)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.weigh is None:
+            return mean_over_time(x, mask)
+        weights = self.weigh(x)[..., 0].float().masked_fill(~mask, -torch.inf).softmax(1)
+        return (x * weights[..., None].to(x.dtype)).sum(1)
+
+
+class ClipNet(nn.Module):
+    """What the nets below share. `model(clips, lengths)` is classify() of embed() of the frames.
+
+    clips (N, T, 3, H, W), colours and scale as the CNN was trained; lengths (N,), whole numbers from 1 to T, or None where
+    every clip has T frames. Returns logits (N, num_classes); raises ValueError for other shapes or lengths. A window is one
+    clip: the recipes average the logits of a video's windows. `cnn` is all that embed() runs, so that it can be frozen and its
+    output computed once.
     """
 
     CLASSIFIER: ClassVar[str] = "classifier"
+    cnn: nn.Module
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """What is kept of each frame: (M, 3, H, W) -> (M, F)."""
+        return self.cnn(frames)
+
+    def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
+        """Logits (N, num_classes) from what embed() returns for the clips' frames: (N, T, F)."""
+        raise NotImplementedError
+
+    def forward(self, clips: Tensor, lengths: Lengths = None) -> Tensor:
+        if clips.dim() != 5:
+            raise ValueError(f"clips have the shape (N, T, C, H, W), these have {tuple(clips.shape)}")
+        mask = frame_mask(clips, lengths)
+        return self.classify(to_clips(self.embed(clips[mask]), mask), lengths)
+
+
+class VGGFaceRNN(ClipNet):
+    """VGG-Face up to fc6 (after its ReLU, 4096), a recurrent layer, dropout, the mean over time, a Linear.
+
+    Clips (N, T, 3, 224, 224); see ClipNet. The CNN's weights are a copy of `cnn`'s, or drawn where it is None.
+    """
 
     def __init__(
         self,
@@ -66,31 +115,30 @@ class VGGFaceRNN(nn.Module):
         *,
         hidden_size: int = 128,
         dropout: float = 0.8,
+        pooling: Pooling = "mean",
         cnn: VGGFace | None = None,
     ) -> None:
         super().__init__()
-        self.rnn = Recurrence(rnn, 4096, hidden_size)
         # Without the last layer, drop6: in the recipes the only dropout is the one after the recurrent layer.
         self.cnn = VGGFace(1).features("fc6")[:-1] if cnn is None else copy.deepcopy(cnn.features("fc6")[:-1])
+        self.rnn = Recurrence(rnn, 4096, hidden_size)
         self.dropout = nn.Dropout(dropout)
+        self.over_time = OverTime(pooling, hidden_size)
         self.classifier = nn.Linear(hidden_size, num_classes)
 
-    def forward(self, clips: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        mask = frame_mask(clips, lengths)
-        features = to_clips(self.cnn(clips[mask]), mask)
-        return self.classifier(mean_over_time(self.dropout(self.rnn(features)), mask))
+    def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
+        mask = frame_mask(features, lengths)
+        return self.classifier(self.over_time(self.dropout(self.rnn(features)), mask))
 
 
-class FaceResNetRNN(nn.Module):
+class FaceResNetRNN(ClipNet):
     """The face ResNet's three taps, each through a Linear to 512 and its own recurrent layer; the three are summed.
 
-    `model(clips, lengths)`: clips (N, T, 3, 112, 96), colours and scale as the CNN was trained; lengths (N,), whole
-    numbers from 1 to T, or None where every clip has T frames. Returns logits (N, num_classes) of the mean over time;
-    raises ValueError for other shapes or lengths. The weights of the convolutions and of the top tap's Linear are a copy
-    of `cnn`'s, or drawn where it is None. `conv_dropout` is FaceResNet's, `dropout` comes after each recurrent layer.
+    Clips (N, T, 3, 112, 96); see ClipNet. The weights of the convolutions and of the top tap's Linear are a copy of `cnn`'s, or
+    drawn where it is None. `conv_dropout` is FaceResNet's, `dropout` comes after each recurrent layer.
     """
 
-    CLASSIFIER: ClassVar[str] = "classifier"
+    TAPS: ClassVar[tuple[int, int, int]] = (64 * 54 * 46, 256 * 12 * 10, 512 * 5 * 4)
 
     def __init__(
         self,
@@ -100,37 +148,135 @@ class FaceResNetRNN(nn.Module):
         hidden_size: int = 128,
         dropout: float = 0.8,
         conv_dropout: float = 0.4,
+        pooling: Pooling = "mean",
         cnn: FaceResNet | None = None,
     ) -> None:
         super().__init__()
-        self.cnn = FaceResNetTrunk(conv_dropout)
-        self.fc_pool1b = nn.Linear(64 * 54 * 46, 512)
-        self.fc_pool3 = nn.Linear(256 * 12 * 10, 512)
-        self.fc_top = nn.Linear(512 * 5 * 4, 512)
+        self.cnn: FaceResNetTrunk = FaceResNetTrunk(conv_dropout)
+        pool1b, pool3, top = self.TAPS
+        self.fc_pool1b = nn.Linear(pool1b, 512)
+        self.fc_pool3 = nn.Linear(pool3, 512)
+        self.fc_top = nn.Linear(top, 512)
         self.rnn_pool1b = Recurrence(rnn, 512, hidden_size)
         self.rnn_pool3 = Recurrence(rnn, 512, hidden_size)
         self.rnn_top = Recurrence(rnn, 512, hidden_size)
         self.dropout = nn.Dropout(dropout)
+        self.over_time = OverTime(pooling, hidden_size)
         self.classifier = nn.Linear(hidden_size, num_classes)
         if cnn is not None:
             weights = cnn.state_dict()
             self.cnn.load_state_dict({name: weights[name] for name in self.cnn.state_dict()})
             self.fc_top.load_state_dict(cnn.fc5_new.state_dict())
 
-    def forward(self, clips: Tensor, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
-        mask = frame_mask(clips, lengths)
-        taps = self.cnn.taps(clips[mask])
-        pool1b = self.rnn_pool1b(to_clips(self.fc_pool1b(taps.pool1b.flatten(1)), mask))
-        pool3 = self.rnn_pool3(to_clips(self.fc_pool3(taps.pool3.flatten(1)), mask))
-        top = self.rnn_top(to_clips(self.fc_top(taps.top.flatten(1)), mask))
+    def embed(self, frames: Tensor) -> Tensor:
+        """The three feature maps, one after the other: (M, 3, 112, 96) -> (M, 199936)."""
+        return torch.cat([tap.flatten(1) for tap in self.cnn.taps(frames)], 1)
+
+    def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
+        mask = frame_mask(features, lengths)
+        pool1b, pool3, top = features[mask].split(self.TAPS, 1)
+        top = self.rnn_top(to_clips(self.fc_top(top), mask))
+        pool1b = self.rnn_pool1b(to_clips(self.fc_pool1b(pool1b), mask))
+        pool3 = self.rnn_pool3(to_clips(self.fc_pool3(pool3), mask))
         fused = self.dropout(top) + self.dropout(pool1b) + self.dropout(pool3)
-        return self.classifier(mean_over_time(fused, mask))
+        return self.classifier(self.over_time(fused, mask))
 
 
-def frame_mask(clips: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
-    """Which frames of clips (N, T, C, H, W) are real: a boolean (N, T), true before each clip's length."""
-    if clips.dim() != 5:
-        raise ValueError(f"clips have the shape (N, T, C, H, W), these have {tuple(clips.shape)}")
+class FaceClipNet(ClipNet):
+    """Any face net of this package on each frame, then as the two above: recurrent layers, dropout, over time, a Linear.
+
+    encoder     the name of a class of this package, built with the keyword arguments `arguments`. Its embed() is read, or where it
+                has none its output, or the blob `blob` of a net that is a chain of layers; feature maps are averaged over the image
+    norm        BatchNorm on the features, whose scales differ from tap to tap
+    rnn         one of Recurrence's, or "none": the features themselves
+    branches    the features are split into parts of these widths, each with its own recurrent layer; the parts are summed.
+                () is one branch of all features
+    projection  a Linear to this width before each recurrent layer; 0: none
+    pooling     over time: "mean", or "attention" (OverTime)
+
+    See ClipNet for what goes in and comes out; H and W are the encoder's. The encoder's weights are a copy of `cnn`'s, or drawn
+    where it is None. Raises ValueError for a name, a blob or widths that don't fit.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 7,
+        encoder: str = "MobileFaceExpression",
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        blob: str | None = None,
+        norm: bool = False,
+        rnn: RNN | Literal["none"] = "gru",
+        branches: Sequence[int] = (),
+        projection: int = 0,
+        hidden_size: int = 128,
+        dropout: float = 0.8,
+        pooling: Pooling = "mean",
+        cnn: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        kind = encoder_class(encoder)
+        if not isinstance(cnn, (kind, type(None))):
+            raise ValueError(f"cnn is a {type(cnn).__name__}; encoder is {encoder!r}")
+        self.cnn, width = below(kind(**(arguments or {})) if cnn is None else copy.deepcopy(cnn), blob)
+        self.widths = tuple(branches) or (width,)
+        if sum(self.widths) != width or min(self.widths) < 1:
+            raise ValueError(f"branches are {', '.join(map(str, branches))} wide; {encoder} has {width} features in all")
+        self.norm = nn.BatchNorm1d(width) if norm else nn.Identity()
+        inner = [projection or part for part in self.widths]
+        self.projections = nn.ModuleList(nn.Linear(part, projection) if projection else nn.Identity() for part in self.widths)
+        self.rnns = nn.ModuleList(nn.Identity() if rnn == "none" else Recurrence(rnn, part, hidden_size) for part in inner)
+        self.dropout = nn.Dropout(dropout)
+        top = inner[0] if rnn == "none" else hidden_size
+        if rnn == "none" and len(set(inner)) > 1:
+            raise ValueError(f"branches of widths {', '.join(map(str, inner))} cannot be summed; give a projection")
+        self.over_time = OverTime(pooling, top)
+        self.classifier = nn.Linear(top, num_classes)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """(M, 3, H, W) -> (M, F)."""
+        features = getattr(self.cnn, "embed", self.cnn)(frames)
+        return features.mean((2, 3)) if features.dim() == 4 else features
+
+    def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
+        mask = frame_mask(features, lengths)
+        parts = self.norm(features[mask]).split(self.widths, 1)
+        branches = zip(parts, self.projections, self.rnns, strict=True)
+        outputs = [self.dropout(rnn(to_clips(projection(part), mask))) for part, projection, rnn in branches]
+        return self.classifier(self.over_time(torch.stack(outputs).sum(0), mask))
+
+
+def encoder_class(name: str) -> type[nn.Module]:
+    """A net of this package by its name. Raises ValueError for any other name."""
+    import architectures
+
+    kind = getattr(architectures, name) if name in architectures.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or issubclass(kind, ClipNet):
+        raise ValueError(f"encoder is {name!r}; it is the name of a net for images in the package architectures")
+    return kind
+
+
+def below(net: nn.Module, blob: str | None) -> tuple[nn.Module, int]:
+    """The part of an image net that a clip net reads, without the layers above it, and how many features it gives."""
+    if blob is not None:
+        if not isinstance(net, Chain):
+            raise ValueError(f"blob is {blob!r}, but {type(net).__name__} is no chain of layers; leave it out")
+        net = net.features(blob)
+        while isinstance(list(net.children())[-1], nn.Dropout):
+            net = net[:-1]
+    elif hasattr(net, "embed"):
+        width = net.get_submodule(str(net.CLASSIFIER)).in_features
+        for name in getattr(net, "ABOVE_EMBEDDING", (net.CLASSIFIER,)):  # what embed() doesn't run would never get a gradient
+            net.set_submodule(str(name), nn.Identity())
+        return net, int(width)  # type: ignore[arg-type]
+    sizes = [getattr(module, name) for module in net.modules() for name in ("out_features", "out_channels") if hasattr(module, name)]
+    if not sizes:
+        raise ValueError(f"{type(net).__name__} has no layer whose width is known")
+    return net, int(sizes[-1])
+
+
+def frame_mask(clips: Tensor, lengths: Lengths) -> Tensor:
+    """Which frames of (N, T, ...) are real: a boolean (N, T), true before each clip's length."""
     batch, frames = clips.shape[:2]
     if lengths is None:
         return torch.ones(batch, frames, dtype=torch.bool, device=clips.device)

@@ -81,7 +81,8 @@ RUNS = (
     ),
     FullRun(
         "mobilefacenet-48-cpu", "Caffe's MobileFaceNet, the whole net, 48×48, CPU",
-        "--recipe mobilefacenet --cpu --set input.size=[48,48] --set training.mixup=0 --set training.warmup_epochs=1 --epochs 10",
+        "--recipe mobilefacenet --cpu --set input.size=[48,48] --set training.mixup=0 --set training.warmup_epochs=1"
+        " --set training.ema=0.99 --set augment.erasing=0 --epochs 10",
         cpu=True,
     ),
 )  # fmt: skip

@@ -162,7 +162,7 @@ def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
     if spec.channels == "BGR" and pixels.shape[1] == 3:
         pixels = pixels.flip(1)
     mean = torch.tensor(spec.mean, device=pixels.device).view(1, 3, 1, 1)
-    return ((pixels - mean) * spec.scale).contiguous()
+    return ((pixels - mean) * torch.tensor(spec.scale, device=pixels.device).view(-1, 1, 1)).contiguous()
 
 
 def shrunk(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -49,13 +49,33 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Which frames of a clip a net sees.
+
+    frames, stride  training: so many frames of each clip; evaluation: windows of so many every `stride`, their logits averaged
+    draw            "random" frames in their order, or one of each of as many equal "segments"
+    augment         anew for each "frame", or once for the whole "clip"
+    padding         a clip shorter than `frames` repeats its last one: the repetitions "count" like frames, or are "masked"
+    tail            evaluation: one more window that ends at the last frame, where the others don't reach it
+    """
+
+    frames: int = 16
+    stride: int = 8
+    draw: Literal["random", "segments"] = "random"
+    augment: Literal["frame", "clip"] = "frame"
+    padding: Literal["count", "masked"] = "count"
+    tail: bool = False
+
+
+@dataclass(frozen=True)
 class Training:
     """How to train. Rates are those of a whole batch, which all processes share.
 
     epochs, batch_size     batch_size counts the images of all processes and of all `accumulation` parts; an incomplete batch is left out
-    lr, backbone_lr        of the classifier, and of what lies below (None: the same), for SGD with Nesterov momentum or AdamW
+    lr, backbone_lr        of the classifier, and of what lies below (None: the same), for SGD with momentum (Nesterov's or plain) or AdamW
     decay_all              weight decay for biases and norms, too
-    schedule               "cosine" falls to 0, "step" multiplies by step_factor every step_epochs; both after a linear rise
+    schedule               "cosine" falls to 0, "step" multiplies by step_factor every step_epochs, "cyclic" by cycle_factor in the
+                           first cycle_epochs of every step_epochs but the first ones; all after a linear rise
     label_smoothing        part of each target that is spread over all classes
     mixup                  alpha of its beta distribution; the last `clean_epochs` epochs do without
     balanced               weighs the classes against their numbers of images
@@ -72,12 +92,15 @@ class Training:
     backbone_lr: float | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     decay_all: bool = False
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant", "cyclic"] = "cosine"
     warmup_epochs: float = 0.0
     step_epochs: int = 20
     step_factor: float = 0.1
+    cycle_epochs: int = 10
+    cycle_factor: float = 10.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     clean_epochs: int = 0

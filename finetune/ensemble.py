@@ -120,7 +120,8 @@ def summary(members: Sequence[Member], chosen: str) -> dict[str, Any]:
     for label in labels_of(members):
         if all(label in member.scores for member in members):
             middle, deviation = mean_and_deviation([member.scores[label]["accuracy"] for member in members])
-            mean[label] = {"accuracy": middle, "standard_deviation": deviation}
+            error = None if deviation is None else deviation / len(members) ** 0.5
+            mean[label] = {"accuracy": middle, "standard_deviation": deviation, "standard_error": error}
     return {
         "split": chosen,
         "data_sha256": whole.data_sha256,
@@ -151,6 +152,7 @@ def as_text(found: dict[str, Any], members: Sequence[Member]) -> str:
     if len(members) > 1:
         rows.append(line("mean", "", {label: row["accuracy"] for label, row in mean.items()}))
         rows.append(line("sd over runs", "", {label: row["standard_deviation"] for label, row in mean.items()}))
+        rows.append(line("its standard error", "", {label: row["standard_error"] for label, row in mean.items()}))
         rows.append(line(f"ensemble of {len(members)}", "", accuracies(whole)))
     groups = [label.removesuffix(TEN_CROP) for label in labels]
     views = ["ten-crop" if label.endswith(TEN_CROP) else "single" for label in labels]

@@ -8,8 +8,6 @@ A recipe is a frozen record with the source of its numbers; --set changes any of
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +19,12 @@ from zoo.card import Preprocess
 from .command import carried_out, chosen, parser, words
 from .config import Augment, Training, as_json, changed
 from .layouts import FinetuneError
+from .recipe import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from torch import Tensor, nn
 
     from .data import Expressions
-    from .run import Run
-    from .training import Progress
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,24 @@ def small_resnet(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Mo
     return SmallResNet(classes, **arguments)
 
 
+def caffe_net(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Module:
+    import zoo
+    from zoo.build import classifier_of
+
+    if not arguments.get("prototxt"):
+        raise FinetuneError("the recipe caffe takes a net of yours: --prototxt deploy.prototxt --caffemodel net.caffemodel")
+    if init != "none":
+        raise FinetuneError(f"--init {init}: the recipe caffe begins with --caffemodel, or with the folder of a run")
+    model: Any = zoo.load_caffe(
+        arguments["prototxt"], arguments.get("caffemodel"), num_classes=classes, classifier=arguments.get("classifier")
+    )
+    model.CLASSIFIER = classifier_of(model, model.card.classifier)
+    return model
+
+
 # --- the recipes ----------------------------------------------------------------------------------------------------------------------
 
+UNSAID = Preprocess(None, "BGR", (0.0,) * 3, "the prototxt")  # what input_of() replaces
 STRONG = Augment(flip=0.5, scale=(0.75, 1.05), shift=0.1, rotation=15, brightness=0.3, contrast=0.3, erasing=0.25)
 
 RECIPES = {
@@ -183,6 +195,17 @@ RECIPES = {
                 "training.warmup_epochs": 1, "training.ema": 0, "augment.erasing": 0, "augment.rotation": 5, "augment.shift": 0.05,
             },
         ),
+        Recipe(
+            name="caffe",
+            about="any Caffe net of yours: --prototxt, --caffemodel; its last layer is replaced, as in Caffe's own finetuning",
+            source="rates: those of Caffe's finetune_flickr_style example, a tenth for all but the new layer; input: the prototxt's",
+            build=caffe_net,
+            input=UNSAID,
+            augment=STRONG,
+            training=Training(epochs=30, batch_size=64, lr=0.01, backbone_lr=0.001, warmup_epochs=1, label_smoothing=0.1, ema=0.999),
+            smoke={"training.epochs": 2, "training.batch_size": 16, "training.ema": 0},
+            smoke_images=(160, 80),
+        ),
     )
 }
 
@@ -197,10 +220,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--protocol", choices=("honest", "seed"), help="which images train and which pick the epoch (the recipe's)")
     command.add_argument("--votes", type=Path, metavar="CSV", help="FER+'s fer2013new.csv: train on its votes in place of the labels")
     command.add_argument("--vote-targets", choices=("soft", "hard"), default="soft", help="shares of the votes, or the most voted class")
+    command.add_argument("--prototxt", metavar="FILE", help="of the recipe caffe: the net's deploy prototxt")
+    command.add_argument("--caffemodel", metavar="FILE", help="of the recipe caffe: its weights; without them they are drawn")
+    command.add_argument("--classifier", metavar="LAYER", help="of the recipe caffe: the layer that gives the classes")
     options = command.parse_args(argv)
 
     def work() -> None:
         recipe = chosen(RECIPES[options.recipe], options)
+        files = {name: getattr(options, name) for name in ("prototxt", "caffemodel", "classifier") if getattr(options, name) is not None}
+        if files and recipe.build is not caffe_net:
+            raise FinetuneError(f"--{next(iter(files))} is for --recipe caffe; {recipe.name} has a net of its own")
+        recipe = changed(recipe, {f"arguments.{name}": value for name, value in files.items()})
         if options.protocol is not None:
             recipe = changed(recipe, {"protocol": options.protocol})
         finetune(
@@ -227,12 +257,12 @@ def finetune(
     """One run, from the data to the report. Raises FinetuneError or ZooError before anything is trained where it can."""
     from .data import copied
     from .images import Classify, FeatureTask, ImageTask
-    from .metrics import read_predictions, score_table
-    from .report import write_report
-    from .run import Run
-    from .training import Task, Trainer, accelerator_for, predictor
+    from .training import Task, accelerator_for, predictor
 
     check(recipe)
+    recipe = replace(recipe, input=input_of(recipe))
+    if not 0 < recipe.ten_crop <= 1:
+        raise FinetuneError(f"ten_crop is {recipe.ten_crop}; it is a part of the image's side, above 0 and at most 1")
     accelerator = accelerator_for(recipe.training, cpu=cpu)
     with accelerator.main_process_first():
         data = read_data(path, recipe, votes)
@@ -240,92 +270,44 @@ def finetune(
     if smoke:
         plan = replace(plan, rows={name: sample(data, rows, recipe.smoke_images[name != "train"]) for name, rows in plan.rows.items()})
     plan, targets = voted(data, plan, vote_targets) if votes else (plan, None)
-    config = {
-        "recipe": recipe.name, "command": command, "protocol": recipe.protocol, "seed": recipe.training.seed,
-        "data": {
-            "name": data.name, "sha256": data.sha256, "counts": {name: len(rows) for name, rows in plan.rows.items()},
-            "notes": [*data.notes, *plan.notes, *(["a sample of the data (--smoke)"] if smoke else [])],
-        },
-        "votes": vote_targets if votes else None, "classes": list(data.classes), "config": as_json(recipe),
-    }  # fmt: skip
-    begun = (out / "config.json").is_file()
-    if resume and begun and (out / "result.json").is_file():
-        Run.resume(out, config)
-        accelerator.print(f"{out} is finished: {out / 'report.html'}")
-        return
-    with accelerator.main_process_first():
-        model, card = start(recipe, data)
-    run = None
-    if accelerator.is_main_process:
-        run = Run.resume(out, config) if resume and begun else Run.create(out, config, overwrite=overwrite)
-    accelerator.print(headline(recipe, data, plan, model, accelerator))
+    notes = [*data.notes, *plan.notes, *(["a sample of the data (--smoke)"] if smoke else [])]
+    config = {**settings_of(recipe, data, plan, notes, command), "votes": vote_targets if votes else None}
 
-    images = ImageTask(data, plan.rows, recipe.input, recipe.augment, accelerator.device, targets)
-    task: Task = images
-    if recipe.views:
-        accelerator.print(f"computing the frozen features of {recipe.views} views")
-        model.to(accelerator.device)
-        task = FeatureTask(images, model, recipe.views, recipe.training.seed, accelerator, recipe.training.channels_last)
-    trainer = Trainer(
-        model, task, recipe.training, accelerator, run, select=plan.select, through=Classify if recipe.views else lambda net: net
-    )
-    progress = trainer.fit(resume=resume)
+    def prepare(model: nn.Module) -> Prepared:
+        images = ImageTask(data, plan.rows, recipe.input, recipe.augment, accelerator.device, targets)
+        task: Task = images
+        if recipe.views:
+            accelerator.print(f"computing the frozen features of {recipe.views} views")
+            model.to(accelerator.device)
+            task = FeatureTask(images, model, recipe.views, recipe.training.seed, accelerator, recipe.training.channels_last)
 
-    load_best(model, run, accelerator)
-    predict = predictor(model, accelerator, recipe.training.channels_last)
-    tensors: dict[str, Tensor] = {}
-    for split in dict.fromkeys((plan.select, plan.report)):
-        rows = plan.rows[split]
-        tensors |= {f"{split}/labels": data.labels[rows], f"{split}/rows": rows}
-        tensors[f"{split}/copy"] = copied(data, rows, plan.others(split, data))
-        tensors[f"{split}/logits"] = images.logits(predict, split)
-        tensors[f"{split}/logits_ten_crop"] = images.ten_crop(predict, split, recipe.ten_crop)
-    trainer.count_time()
-    if run is not None:
-        run.save_tensors("predictions.safetensors", tensors, {"classes": json.dumps(data.classes), "data_sha256": data.sha256})
-        table = score_table(read_predictions(out))
-        selected = {"epoch": progress.best_epoch, "weights": progress.best_weights, "on": plan.select, "accuracy": progress.best}
-        run.write_card({**card, "recipe": recipe.name, "scores": {label: scores["accuracy"] for label, scores in table.items()}})
-        run.finish(
-            {
-                "protocol": recipe.protocol, "selected": selected, "report": plan.report, "scores": table, "seconds": progress.wall,
-                "images_per_s": statistics.median(line["images_per_s"] for line in run.lines()),
-                "memory_mb": max((line["memory_mb"] for line in run.lines() if line["memory_mb"]), default=None),
+        def predictions(model: nn.Module, split: str) -> dict[str, Tensor]:
+            predict = predictor(model, accelerator, recipe.training.channels_last)
+            return {
+                "copy": copied(data, plan.rows[split], plan.others(split, data)),
+                "logits": images.logits(predict, split),
+                "logits_ten_crop": images.ten_crop(predict, split, recipe.ten_crop),
             }
-        )  # fmt: skip
-        report = write_report(out, data.images[plan.rows[plan.report]])
-        print(summary(table, progress, plan, recipe), f"report: {report}", sep="\n")
-    accelerator.wait_for_everyone()
+
+        return Prepared(task, Classify if recipe.views else lambda net: net, predictions)
+
+    carry_through(
+        recipe, data, plan, out, config, accelerator, start=lambda: start(recipe, data), prepare=prepare,
+        pictures=lambda: data.images[plan.rows[plan.report]], resume=resume, overwrite=overwrite,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which rows of the data do what: rows["train"], rows[select] picks the epoch, rows[report] is what the run is known by."""
+def input_of(recipe: Recipe) -> Preprocess:
+    """The recipe's input; that of the recipe caffe is what the prototxt says, but for the fields that were set."""
+    import zoo
 
-    rows: Mapping[str, Tensor]
-    select: str
-    report: str
-    notes: tuple[str, ...] = ()
-
-    def others(self, split: str, data: Expressions) -> Tensor:
-        """The rows of the data that are not of this split, whether they are used or not."""
-        import torch
-
-        mask = torch.ones(len(data), dtype=torch.bool)
-        mask[data.rows(split) if split in data.split else self.rows[split]] = False
-        return mask.nonzero()[:, 0]
-
-
-def check(recipe: Recipe) -> None:
-    """Raises FinetuneError for fields that contradict each other."""
-    if recipe.views and recipe.training.freeze is None:
-        raise FinetuneError("views computes the features once, so what is below them has to be frozen: --set training.freeze=cnn")
-    if recipe.views and recipe.training.center_loss:
-        raise FinetuneError("views and center_loss exclude each other: the center loss would move nothing below the frozen features")
-    if recipe.training.epochs < 1:
-        raise FinetuneError(f"epochs is {recipe.training.epochs}; a run has at least one")
-    if not 0 < recipe.ten_crop <= 1:
-        raise FinetuneError(f"ten_crop is {recipe.ten_crop}; it is a part of the image's side, above 0 and at most 1")
+    if recipe.input.size is not None or recipe.build is not caffe_net or not recipe.arguments.get("prototxt"):
+        return recipe.input
+    model: Any = zoo.load_caffe(recipe.arguments["prototxt"], classifier=recipe.arguments.get("classifier"))
+    said: Preprocess | None = model.card.preprocess
+    if said is None:
+        raise FinetuneError(f"{recipe.arguments['prototxt']}: its input has not three channels, which a recipe's images have")
+    return said if recipe.input == UNSAID else replace(recipe.input, size=said.size)
 
 
 def planned(data: Expressions, protocol: Literal["honest", "seed"]) -> Plan:
@@ -367,20 +349,6 @@ def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows[~mask], rows[mask]
 
 
-def sample(data: Expressions, rows: Tensor, count: int) -> Tensor:
-    """About `count` of the rows, spread over the classes as all of them are (at least one of each), always the same ones."""
-    import torch
-
-    if count >= len(rows):
-        return rows
-    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-    taken = []
-    for label in data.labels[rows].unique():
-        members = order[data.labels[order] == label]
-        taken.append(members[: max(1, round(count * len(members) / len(rows)))])
-    return torch.cat(taken).sort().values
-
-
 def read_data(path: Path, recipe: Recipe, votes: Path | None) -> Expressions:
     from .data import read, with_votes
 
@@ -409,76 +377,16 @@ def start(recipe: Recipe, data: Expressions) -> tuple[nn.Module, dict[str, Any]]
     """The net with its initial weights, and what card.json says of it."""
     import torch
 
-    import zoo
-
-    from .data import check_classes
-    from .metrics import read_json
-
     torch.manual_seed(recipe.training.seed)
-    classes = len(data.classes)
-    arguments = {"num_classes": classes, **as_json(recipe.arguments)}
-    folder = Path(recipe.init)
-    if (folder / "card.json").is_file():
-        known = read_json(folder / "card.json")
-        names, arguments = known.get("classes", []), {**known.get("arguments", {}), "num_classes": classes}
-        if sorted(names) == sorted(data.classes):
-            check_classes(data.classes, names)
-        model = zoo.load(recipe.init, num_classes=None if tuple(names) == data.classes else classes)
-    elif folder.is_dir():
-        raise FinetuneError(f"--init {recipe.init}: the folder holds no finished run (card.json); finish it with --resume")
-    else:
-        model = recipe.build(classes, recipe.arguments, recipe.init)
-    spec = recipe.input
-    card = {
-        "architecture": type(model).__name__,
-        "arguments": arguments,
-        "classes": list(data.classes),
-        "title": f"{recipe.name} finetuned on {data.name}",
-        "preprocess": {"size": list(spec.size or ()), "channels": spec.channels, "mean": spec.mean, "scale": spec.scale},
-    }
-    return model, card
-
-
-def load_best(model: nn.Module, run: Run | None, accelerator: Accelerator) -> None:
-    """best.safetensors into the model of every process; only the first one reads the file."""
-    from accelerate.utils import broadcast
-
-    if run is not None:
-        model.load_state_dict(run.load_tensors("best.safetensors"))
-    if accelerator.num_processes > 1:
-        for tensor in model.state_dict().values():
-            broadcast(tensor)
-
-
-def headline(recipe: Recipe, data: Expressions, plan: Plan, model: nn.Module, accelerator: Accelerator) -> str:
-    """What is about to be trained, for the terminal."""
-    counts = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.rows.items())
-    size = "×".join(map(str, recipe.input.size or ()))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    where = f"{accelerator.num_processes} × {accelerator.device.type}, {accelerator.mixed_precision.replace('no', 'float32')}"
-    return "\n".join(
-        [
-            f"{recipe.name}: {recipe.about}",
-            f"data     {data.name}: {counts}; {len(data.classes)} classes",
-            *(f"note     {note}" for note in plan.notes),
-            f"net      {type(model).__name__} at {size}, {parameters:,} parameters, initial weights: {recipe.init}",
-            f"on       {where}; picks the epoch on {plan.select}, reports {plan.report}",
-        ]
-    )
-
-
-def summary(table: Mapping[str, Any], progress: Progress, plan: Plan, recipe: Recipe) -> str:
-    """What was measured, for the terminal."""
-    width = max(map(len, table))
-    lines = [f"epoch {progress.best_epoch} was picked on {plan.select}" + (" (averaged weights)" if progress.best_weights == "ema" else "")]
-    if plan.select == plan.report:
-        lines.append(f"note     {plan.report} picked the epoch and is reported: the figures are a maximum over epochs, so too high")
-    lines.append(f"{'':<{width}}   images  accuracy    mean recall  macro F1")
-    for label, scores in table.items():
-        error = f"± {scores['standard_error']:.2%}"
-        figures = f"{scores['accuracy']:>7.2%} {error:<9} {scores['mean_recall']:>7.2%}  {scores['f1']:>8.2%}"
-        lines.append(f"{label:<{width}}  {scores['images']:>7,}  {figures}")
-    return "\n".join(lines)
+    found = from_run(recipe.init, data)
+    if found is None:
+        classes = len(data.classes)
+        found = recipe.build(classes, recipe.arguments, recipe.init), {"num_classes": classes, **as_json(recipe.arguments)}
+    model, arguments = found
+    if hasattr(model, "prototxt"):  # a converted net: its structure is a file of the run
+        card = card_of(recipe, data, "caffe", {"classifier": model.card.classifier})  # type: ignore[union-attr]
+        return model, {**card, "prototxt": "net.prototxt"}
+    return model, card_of(recipe, data, type(model).__name__, arguments)
 
 
 if __name__ == "__main__":

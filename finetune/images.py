@@ -120,5 +120,6 @@ class Classify(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.model.classify(features)  # type: ignore[operator]
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features, and what else classify() takes: the lengths of clips."""
+        return self.model.classify(*features)  # type: ignore[operator]

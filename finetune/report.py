@@ -87,8 +87,8 @@ def read_run(path: Path) -> Run:
         field(result, path / "result.json", name, kind)
     for label in result["scores"]:
         field(result["scores"], path / "result.json", label, dict)
-    if result["selected"]["on"] not in SPLIT_ORDER:
-        raise FinetuneError(f"{path / 'result.json'}, selected.on: {result['selected']['on']!r}; expected {', '.join(SPLIT_ORDER)}")
+    if (on := result["selected"].get("on")) not in (*SPLIT_ORDER, None):
+        raise FinetuneError(f"{path / 'result.json'}, selected.on: {on!r}; expected {', '.join(SPLIT_ORDER)} or null")
     row = field(result["scores"], path / "result.json", reported_split(predictions.splits), dict)
     for name, kind in SCORE_FIELDS.items():
         field(row, path / "result.json", name, kind)
@@ -103,7 +103,7 @@ CONFIG_FIELDS: dict[str, type] = {
     "recipe": str, "protocol": str, "command": str, "config": dict, "classes": list,
     "data": dict, "data.name": str, "data.sha256": str, "data.counts": dict, "data.notes": list,
 }  # fmt: skip
-RESULT_FIELDS: dict[str, type] = {"selected": dict, "selected.epoch": int, "selected.weights": str, "selected.on": str, "scores": dict}
+RESULT_FIELDS: dict[str, type] = {"selected": dict, "selected.epoch": int, "selected.weights": str, "scores": dict}
 SCORE_FIELDS: dict[str, type] = {"accuracy": float, "recall": dict, "f1_per_class": dict, "confusion": list}
 
 
@@ -183,13 +183,14 @@ def headline(run: Run, result: dict[str, Any], split: str) -> str:
             parts.append(f"<div><dt>{escape(label)}</dt><dd>{percent(row.get('accuracy'))} % {spread(row)}</dd></div>")
     parts.append("</dl>")
     weights = "the averaged (EMA) weights" if selected["weights"] == "ema" else "the trained weights"
-    where = f"{escape(selected['on'])} ({percent(selected.get('accuracy'))} % there)"
-    parts.append(f"<p>Accuracy of epoch {escape(selected['epoch'])}, {weights}, selected on {where}.</p>")
-    if protocol == "seed" or selected["on"] == split:
+    on = selected.get("on")
+    where = "the last one" if on is None else f"selected on {escape(on)} ({percent(selected.get('accuracy'))} % there)"
+    parts.append(f"<p>Accuracy of epoch {escape(selected['epoch'])}, {weights}, {where}.</p>")
+    if on is not None and (protocol == "seed" or on == split):
         habit = ", as the older project did" if protocol == "seed" else ""
         parts.append(
             '<p class="notice" role="note"><strong>This number is optimistic.</strong> '
-            f"The epoch was chosen on {escape(selected['on'])}, the split that is reported{habit}: it is the best of {len(run.epochs)}"
+            f"The epoch was chosen on {escape(on)}, the split that is reported{habit}: it is the best of {len(run.epochs)}"
             " epochs on these images, and new images will score lower. Compare it only with numbers that were chosen in the same way.</p>"
         )
     return "\n".join(parts)
@@ -309,7 +310,7 @@ def curves(run: Run) -> str:
     if not run.epochs:
         return ""
     selected = None if run.result is None else number(run.result["selected"]["epoch"])
-    on = "selection split" if run.result is None else run.result["selected"]["on"]
+    on = "selection split" if run.result is None else run.result["selected"].get("on") or "none"
     loss = {"train": "loss", on: "select_loss", f"{on}, EMA": "ema_select_loss"}
     accuracy = {"train (augmented images)": "accuracy", on: "select_accuracy", f"{on}, EMA": "ema_select_accuracy"}
     plots = [curve(run.epochs, "Loss", loss, selected), curve(run.epochs, "Accuracy, %", accuracy, selected, scale=100)]

@@ -4,7 +4,7 @@
     metrics.jsonl  tensorboard/       a line an epoch
     best.safetensors  card.json       the chosen weights, and what zoo.load(folder) needs to know of them
     last.safetensors                  the weights of the last epoch
-    predictions.safetensors           logits of the evaluated images
+    predictions.safetensors           logits of the evaluated images, or clips; these also as predictions.csv
     result.json  report.html          what was measured at the end
     state.pt                          what --resume needs, while the run is not finished
 """
@@ -35,7 +35,7 @@ from .metrics import read_json
 CARD_FORMAT = 1
 FILES = (
     "config.json", "environment.json", "metrics.jsonl", "best.safetensors", "card.json", "last.safetensors", "net.prototxt",
-    "predictions.safetensors", "result.json", "report.html", "state.pt",
+    "predictions.safetensors", "predictions.csv", "result.json", "report.html", "state.pt",
 )  # fmt: skip
 PACKAGES = ("caffezoo", "torch", "torchvision", "accelerate", "torchmetrics", "safetensors", "numpy")
 NOT_COMPARED = {"command", "started"}
@@ -48,8 +48,8 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> Run:
-        """A new folder with its config.json. Raises FinetuneError where `path` holds something already."""
+    def create(cls, path: Path, config: Mapping[str, Any], *, overwrite: bool = False, device: str = "cpu") -> Run:
+        """A new folder with its config.json; `device` is what it trains on. Raises FinetuneError where `path` holds something."""
         if path.exists() and not path.is_dir():
             raise FinetuneError(f"{path} is a file; --out names a folder")
         held = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
@@ -62,7 +62,7 @@ class Run:
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "environment.json", environment())
+        write_json(path / "environment.json", environment(device))
         write_json(path / "config.json", {**config, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         return run
 
@@ -112,6 +112,10 @@ class Run:
         with replacing(self / name) as temporary:
             save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
 
+    def save_text(self, name: str, text: str) -> None:
+        with replacing(self / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
     def load_tensors(self, name: str) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
@@ -149,9 +153,9 @@ def compared(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any
         yield name, old, new
 
 
-def environment() -> dict[str, Any]:
-    """What a run's speed and its last digits depend on."""
-    cuda = torch.cuda.is_available()
+def environment(device: str) -> dict[str, Any]:
+    """What a run's speed and its last digits depend on; `device` as torch names it."""
+    cuda = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -118,7 +118,9 @@ class Trainer:
             model.to(memory_format=torch.channels_last)
         self.frozen = freeze(model, training.freeze)
         self.ema = AveragedModel(model, multi_avg_fn=self.average, use_buffers=True) if training.ema else None
-        self.centers = CenterLoss(len(task.classes), classifier_of(model).in_features, training.center_rate).to(accelerator.device)
+        self.centers = None
+        if training.center_loss:
+            self.centers = CenterLoss(len(task.classes), embedding_width(model), training.center_rate).to(accelerator.device)
         net = through(model)
         net = WithEmbedding(net, classifier_of(model)) if training.center_loss else net
         net = torch.compile(net) if training.compile else net  # type: ignore[assignment]
@@ -127,7 +129,7 @@ class Trainer:
         self.class_weights = class_weights(labels, len(task.classes)).to(accelerator.device) if training.balanced else None
         self.board: Any = None
         self.done = 0
-        self.since = time.monotonic()
+        self.since = time.monotonic()  # up to where progress.wall has counted; a caller may put it back to count what it did before
 
     def fit(self, *, resume: bool = False) -> Progress:
         """Trains to the end and leaves best.safetensors and last.safetensors in the run folder.
@@ -139,7 +141,7 @@ class Trainer:
         if resume:
             self.restore()
         self.board = None if self.run is None else board(self.run, self.progress.epoch)
-        self.since = saved = time.monotonic()
+        saved = time.monotonic()
         with stop_requested() as stop:
             while self.progress.epoch < self.training.epochs:
                 self.epoch(stop)
@@ -220,7 +222,7 @@ class Trainer:
                     labels.append(label)
                 loss = F.cross_entropy(logits.float(), targets, self.class_weights)
                 losses.append(loss.detach())
-                if training.center_loss:
+                if self.centers is not None:
                     loss = loss + training.center_loss * self.centers(embedding, label)
                 accelerator.backward(loss)
                 if training.clip_norm and accelerator.sync_gradients:
@@ -228,7 +230,7 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 right += (logits.detach().argmax(1) == label).sum()
-        if training.center_loss:
+        if self.centers is not None:
             self.centers.update(gather(torch.cat(embeddings)), gather(torch.cat(labels)))
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -267,7 +269,7 @@ class Trainer:
             if self.select is None or (accuracy, -select_loss) > (progress.best, -progress.best_loss):
                 progress.best, progress.best_loss = accuracy, select_loss
                 progress.best_epoch, progress.best_weights = progress.epoch + 1, name
-                if self.run is not None:
+                if self.run is not None and (self.select is not None or progress.epoch + 1 == self.training.epochs):
                     self.run.save_tensors("best.safetensors", net.state_dict())
         progress.epoch, progress.step, progress.losses, progress.right, progress.seconds = progress.epoch + 1, 0, [], 0, 0.0
         if self.run is not None:
@@ -386,6 +388,9 @@ def rate(training: Training, epochs: float) -> float:
         return epochs / warm
     if training.schedule == "step":
         return training.step_factor ** (int(epochs) // training.step_epochs)
+    if training.schedule == "cyclic":
+        cycle, place = divmod(int(epochs), training.step_epochs)
+        return training.cycle_factor if cycle and place < training.cycle_epochs else 1.0
     if training.schedule == "cosine":
         return (1 + math.cos(math.pi * (epochs - warm) / max(training.epochs - warm, 1e-9))) / 2
     return 1.0
@@ -405,16 +410,23 @@ def optimizer_for(model: nn.Module, training: Training) -> torch.optim.Optimizer
     ordered = [groups[key] for key in sorted(groups, reverse=True)]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(ordered)
-    return torch.optim.SGD(ordered, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
+    return torch.optim.SGD(ordered, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov and training.momentum > 0)
 
 
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The layer that gives the logits. Raises FinetuneError where the net names none, or none that is a Linear."""
+def classifier_of(model: nn.Module) -> nn.Module:
+    """The layer that gives the logits. Raises FinetuneError where the net names none."""
     name = getattr(model, "CLASSIFIER", None)
-    layer = None if name is None else model.get_submodule(name)
+    if name is None:
+        raise FinetuneError(f"{type(model).__name__} does not say which layer gives the classes (it has no CLASSIFIER)")
+    return model.get_submodule(name)
+
+
+def embedding_width(model: nn.Module) -> int:
+    """How many numbers the classifier reads. Raises FinetuneError where it is no Linear."""
+    layer = classifier_of(model)
     if not isinstance(layer, nn.Linear):
-        raise FinetuneError(f"{type(model).__name__} has no Linear that is named as its classifier (CLASSIFIER is {name!r})")
-    return layer
+        raise FinetuneError(f"center_loss: the classifier of {type(model).__name__} is a {type(layer).__name__}; it takes a Linear")
+    return layer.in_features
 
 
 def head_of(model: nn.Module) -> list[nn.Parameter]:

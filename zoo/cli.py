@@ -142,7 +142,8 @@ def _preprocessing(card: Card) -> str:
     if spec.size is not None:
         steps.append(("" if spec.resize is None else "centre crop ") + "×".join(map(str, spec.size)))
     mean = spec.mean if isinstance(spec.mean, str) else " ".join(map(str, spec.mean))
-    steps.append(f"{spec.channels} in 0..255, minus {mean}, times {spec.scale:g}")
+    scale = " ".join(f"{each:g}" for each in (spec.scale if isinstance(spec.scale, tuple) else (spec.scale,)))
+    steps.append(f"{spec.channels} in 0..255, minus {mean}, times {scale}")
     return f"{', '.join(steps)} ({spec.source})"
 
 

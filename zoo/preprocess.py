@@ -38,7 +38,7 @@ def preprocess(spec: Preprocess, image: Any, mean_image: Tensor | None = None) -
     if spec.size is not None:
         top, left = ((have - want) // 2 for have, want in zip(pixels.shape[1:], spec.size, strict=True))
         pixels = pixels[:, top : top + spec.size[0], left : left + spec.size[1]]
-    return (pixels * spec.scale).contiguous()
+    return (pixels * torch.tensor(spec.scale).view(-1, 1, 1)).contiguous()
 
 
 def _rgb(image: Any) -> Tensor:

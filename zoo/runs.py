@@ -120,7 +120,7 @@ def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
 
 
 def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
-    size, resize, mean = facts.get("size"), facts.get("resize"), facts.get("mean")
+    size, resize, mean, scale = facts.get("size"), facts.get("resize"), facts.get("mean"), facts.get("scale", 1.0)
     pair = _pair(size)
     if not (
         (size is None or pair is not None)
@@ -129,18 +129,18 @@ def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
         and isinstance(mean, list)
         and len(mean) == 3
         and all(map(_is_number, mean))
-        and _is_number(facts.get("scale", 1.0))
+        and (_is_number(scale) or (isinstance(scale, list) and len(scale) == 3 and all(map(_is_number, scale))))
     ):
         raise LoadError(
             f"{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels \"BGR\" or \"RGB\", mean [3 numbers],"
-            " scale, and resize (a number, or [height, width])"
+            " scale (a number or 3), and resize (a number, or [height, width])"
         )
     return Preprocess(
         size=pair,
         channels=facts["channels"],
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         source=str(facts.get("source") or where),
-        scale=float(facts.get("scale", 1.0)),
+        scale=(float(scale[0]), float(scale[1]), float(scale[2])) if isinstance(scale, list) else float(scale),
         resize=resize if resize is None or isinstance(resize, int) else _pair(resize),
     )
 

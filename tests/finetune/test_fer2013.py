@@ -57,6 +57,7 @@ def test_a_run_leaves_everything_that_is_promised(data: Path, tmp_path: Path, ca
     config = json.loads((out / "config.json").read_bytes())
     assert config["classes"] == ["angry", "happy", "sad", "neutral"]
     assert config["data"]["counts"] == {"train": 160, "public": 60, "private": 60}
+    assert json.loads((out / "environment.json").read_bytes())["device"].startswith("cpu")
     assert config["command"].startswith("python -m finetune.fer2013 --recipe scratch --data ")
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
     printed = capsys.readouterr().out
@@ -156,6 +157,44 @@ def test_frozen_features_are_computed_once_and_the_head_is_trained(data: Path, t
         assert torch.equal(kept[name], value) == name.startswith("cnn."), name
 
 
+TINY = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
+layer {
+  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
+}
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer {
+  name: "fc8" type: "InnerProduct" bottom: "conv1" top: "fc8"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
+}
+layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
+"""
+
+
+def test_any_caffe_net_is_finetuned_and_goes_back_to_caffe(data: Path, tmp_path: Path) -> None:
+    """A prototxt and a caffemodel of 10 classes become a net of 4 that began with the file's convolution, and Caffe's files again."""
+    from converter import convert, save_caffemodel
+
+    prototxt, weights, out = tmp_path / "deploy.prototxt", tmp_path / "net.caffemodel", tmp_path / "run"
+    prototxt.write_text(TINY)
+    given = convert(prototxt)
+    save_caffemodel(given, weights)
+    caffe = ["--prototxt", str(prototxt), "--caffemodel", str(weights), "--set", "input.scale=0.01", "--set", "training.freeze=conv1"]
+    assert run(data, out, "--smoke", "--epochs", "4", *caffe, recipe="caffe") == 0
+    assert json.loads((out / "config.json").read_bytes())["config"]["input"]["size"] == [16, 16]
+    kept = load_file(out / "best.safetensors")
+    assert torch.equal(kept["conv1.weight"], given.state_dict()["conv1.weight"]) and kept["fc8.weight"].shape == (4, 392)
+    assert result(out)["scores"]["private, ten-crop"]["accuracy"] > 0.5
+    model: Any = zoo.load(out)
+    assert model.labels == ("angry", "happy", "sad", "neutral")
+    zoo.save_caffe(model, tmp_path / "new.prototxt", tmp_path / "new.caffemodel")
+    x = torch.randn(1, 3, 16, 16)
+    with torch.inference_mode():
+        back = convert(tmp_path / "new.prototxt", tmp_path / "new.caffemodel")(x)
+        torch.testing.assert_close(back, model(x).softmax(1))
+
+
 def test_class_folders_without_a_test_split_hold_a_tenth_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = expressions(200, 1)
     root = tmp_path / "faces"
@@ -200,6 +239,8 @@ def test_a_sample_has_every_class_in_its_share() -> None:
         (["--set", "views=2"], "--set training.freeze=cnn"),
         (["--set", "training.precision=fp16"], "precision fp16 needs a GPU"),
         (["--epochs", "0"], "epochs is 0"),
+        (["--set", "training.center_loss=0.1", "--set", "training.mixup=0.2"], "center_loss and mixup exclude each other"),
+        (["--prototxt", "net.prototxt"], "--prototxt is for --recipe caffe"),
         (["--init", "vgg_face"], "no weights are published for this net"),
         (["--out", "."], "holds no run"),
         (["--votes", "votes.csv"], "votes.csv"),

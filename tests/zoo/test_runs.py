@@ -83,6 +83,16 @@ def test_a_run_s_model_is_the_one_that_was_trained(run: Path, net: torch.nn.Modu
     assert torch.equal(model(x[None]), net(x[None]))
 
 
+def test_each_channel_may_have_a_scale_of_its_own(tmp_path: Path, weights: bytes) -> None:
+    scale = [1 / 58.395, 1 / 57.12, 1 / 57.375]  # 255 times ImageNet's deviations
+    model = zoo.load(write_run(tmp_path / "b", weights, preprocess={**SPEC, "scale": scale}))
+    without_mean = torch.from_numpy(image()).permute(2, 0, 1) - torch.tensor([128.0, 127, 126]).view(3, 1, 1)
+    assert torch.equal(model.preprocess(image()), without_mean * torch.tensor(scale).view(3, 1, 1))
+    for wrong in ([1.0, 2.0], [1.0, 2.0, "3"], "1"):
+        with pytest.raises(LoadError, match=r"scale \(a number or 3\)"):
+            zoo.load(write_run(tmp_path / "c", weights, preprocess={**SPEC, "scale": wrong}))
+
+
 def test_the_card_says_what_card_json_says(run: Path) -> None:
     card = zoo.load(run).card
     assert (card.name, card.title, card.path, card.recipe) == ("a", "a small net", run, "mobilefacenet")
