@@ -186,7 +186,8 @@ class FaceClipNet(ClipNet):
     """Any face net of this package on each frame, then as the two above: recurrent layers, dropout, over time, a Linear.
 
     encoder     the name of a class of this package, built with the keyword arguments `arguments`. Its embed() is read, or where it
-                has none its output, or the blob `blob` of a net that is a chain of layers; feature maps are averaged over the image
+                has none its output, or the blob `blob` of a net that is a chain of layers; feature maps are averaged over the image.
+                "caffe": a converted net, which `cnn` has to be, and whose blob `blob` with `width` features is read
     norm        BatchNorm on the features, whose scales differ from tap to tap
     rnn         one of Recurrence's, or "none": the features themselves
     branches    the features are split into parts of these widths, each with its own recurrent layer; the parts are summed.
@@ -205,6 +206,7 @@ class FaceClipNet(ClipNet):
         arguments: Mapping[str, Any] | None = None,
         *,
         blob: str | None = None,
+        width: int | None = None,
         norm: bool = False,
         rnn: RNN | Literal["none"] = "gru",
         branches: Sequence[int] = (),
@@ -215,10 +217,17 @@ class FaceClipNet(ClipNet):
         cnn: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        kind = encoder_class(encoder)
-        if not isinstance(cnn, (kind, type(None))):
-            raise ValueError(f"cnn is a {type(cnn).__name__}; encoder is {encoder!r}")
-        self.cnn, width = below(kind(**(arguments or {})) if cnn is None else copy.deepcopy(cnn), blob)
+        self.cnn: nn.Module
+        if encoder == "caffe":
+            if cnn is None or blob is None or width is None:
+                raise ValueError("encoder 'caffe' is a converted net: it takes cnn, blob and width")
+            self.cnn = copy.deepcopy(cnn)
+            self.cnn.outputs = (blob,)  # type: ignore[assignment]
+        else:
+            kind = encoder_class(encoder)
+            if not isinstance(cnn, (kind, type(None))):
+                raise ValueError(f"cnn is a {type(cnn).__name__}; encoder is {encoder!r}")
+            self.cnn, width = below(kind(**(arguments or {})) if cnn is None else copy.deepcopy(cnn), blob)
         self.widths = tuple(branches) or (width,)
         if sum(self.widths) != width or min(self.widths) < 1:
             raise ValueError(f"branches are {', '.join(map(str, branches))} wide; {encoder} has {width} features in all")

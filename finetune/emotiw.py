@@ -186,9 +186,9 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
     if known is None:
         card = zoo.info(name)
         package, _, net = (card.architecture or "").partition(":")
-        if package != "architectures" or isinstance(card.preprocess.mean, str) or card.preprocess.size is None:
-            raise FinetuneError(f"--encoder {name}: no net of the package architectures; {', '.join(ENCODERS)} and some of the zoo are")
-        known = Encoder(net, card.preprocess, name)
+        if package not in ("", "architectures") or isinstance(card.preprocess.mean, str) or card.preprocess.size is None:
+            raise FinetuneError(f"--encoder {name}: no net of one input size with a mean of three numbers; {', '.join(ENCODERS)} are")
+        known = Encoder(net or "caffe", card.preprocess, name)
     kept = {key: value for key, value in recipe.arguments.items() if key in ("rnn", "hidden_size", "dropout", "pooling")}
     if name not in ("vgg_face", "face_resnet"):
         kept |= {key: value for key, value in recipe.arguments.items() if key in ("norm", "projection")}
@@ -493,6 +493,8 @@ def start(recipe: Recipe, data: Clips, accelerator: Accelerator) -> tuple[nn.Mod
         assert whole is not None  # it was a run's folder
         model, arguments = whole
         return model, card_of(recipe, data, type(model).__name__, arguments)
+    if class_of(recipe.encoder) == "caffe":
+        return on_converted(recipe, data)
     classes = len(data.classes)
     torch.manual_seed(recipe.training.seed)  # what is drawn does not depend on the weights that were read
     own = {"num_classes": classes, **as_json(recipe.arguments)}
@@ -507,11 +509,41 @@ def start(recipe: Recipe, data: Clips, accelerator: Accelerator) -> tuple[nn.Mod
     return model, card_of(recipe, data, kind.__name__, own)
 
 
+def on_converted(recipe: Recipe, data: Clips) -> tuple[nn.Module, dict[str, Any]]:
+    """A net over a blob of one of the zoo's converted Caffe nets, whose prototxt becomes a file of the run."""
+    import torch
+
+    import zoo
+    from architectures import FaceClipNet
+
+    cnn: Any = zoo.load(recipe.encoder, pretrained=False)  # what is wrong is said before anything is fetched
+    blob = recipe.arguments.get("blob")
+    if blob not in cnn.blobs:
+        raise FinetuneError(
+            f"--encoder {recipe.encoder}: a converted Caffe net; say which blob is read, as in --set arguments.blob={cnn.blobs[-2]}."
+            f" It has {', '.join(cnn.blobs)}"
+        )
+    with torch.inference_mode():
+        features = cnn(torch.zeros(1, 3, *(recipe.input.size or ())), blobs=(blob,))[blob]
+    if features.dim() not in (2, 4):
+        raise FinetuneError(f"arguments.blob={blob}: its shape is {tuple(features.shape)}; (N, F) or feature maps (N, F, H, W) are read")
+    if recipe.init != "none":
+        cnn = zoo.load(recipe.encoder)
+    torch.manual_seed(recipe.training.seed)
+    arguments = {"num_classes": len(data.classes), **as_json(recipe.arguments), "encoder": "caffe", "width": features.shape[1]}
+    model = FaceClipNet(**arguments, cnn=cnn)
+    model.embed(torch.zeros(2, 3, *(recipe.input.size or ()))).sum().backward()
+    for parameter in model.cnn.parameters():  # layers above the blob never get a gradient, which several processes would wait for
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    return model, {**card_of(recipe, data, "FaceClipNet", arguments), "prototxt": "net.prototxt"}
+
+
 def class_of(encoder: str) -> str:
-    """The class of architectures that is this encoder."""
+    """The class of architectures that is this encoder, or "caffe" for a converted net."""
     import zoo
 
-    return ENCODERS[encoder].net if encoder in ENCODERS else (zoo.info(encoder).architecture or "").partition(":")[2]
+    return ENCODERS[encoder].net if encoder in ENCODERS else (zoo.info(encoder).architecture or "").partition(":")[2] or "caffe"
 
 
 def frame_net(recipe: Recipe, data: Clips) -> tuple[nn.Module | None, dict[str, Any]]:
@@ -527,6 +559,7 @@ def frame_net(recipe: Recipe, data: Clips) -> tuple[nn.Module | None, dict[str, 
     from .metrics import read_json
 
     init, wanted = recipe.init, class_of(recipe.encoder)
+    own_weights = f"{recipe.encoder} begins with its own weights, a run of clips, or none"
     where = Path(init)
     if init == "none":
         return None, {}
@@ -549,11 +582,17 @@ def frame_net(recipe: Recipe, data: Clips) -> tuple[nn.Module | None, dict[str, 
         if not (where / "card.json").is_file():
             raise FinetuneError(f"--init {init}: the folder holds no finished run (card.json); finish it with --resume")
         model: Any = zoo.load(where)
-        if not isinstance(model, (ClipNet, getattr(architectures, wanted))):
+        if wanted == "caffe" and not isinstance(model, ClipNet):
+            raise FinetuneError(f"--init {init}: a {type(model).__name__}; {own_weights}")
+        if wanted != "caffe" and not isinstance(model, (ClipNet, getattr(architectures, wanted))):
             raise FinetuneError(f"--init {init}: a {type(model).__name__}; the encoder {recipe.encoder} begins with a {wanted}")
         if not isinstance(model, ClipNet):
             compare_classes(init, model.labels, data.classes)
         return model, dict(read_json(where / "card.json").get("arguments", {}))
+    if wanted == "caffe":
+        if init != recipe.encoder:
+            raise FinetuneError(f"--init {init}: {own_weights}")
+        return None, {}
     model = zoo.load(init)
     if wanted == "FaceResNet" and isinstance(model, architectures.CenterLossFace):
         return architectures.FaceResNet(cnn=model), {}

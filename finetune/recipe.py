@@ -223,7 +223,8 @@ def carry_through(
         accuracy = None if plan.select is None else progress.best
         selected = {"epoch": progress.best_epoch, "weights": progress.best_weights, "on": plan.select, "accuracy": accuracy}
         if "prototxt" in card:
-            run.save_text(card["prototxt"], model.prototxt)  # type: ignore[arg-type]
+            converted: Any = model if hasattr(model, "prototxt") else model.cnn
+            run.save_text(card["prototxt"], converted.prototxt)
         run.write_card({**card, "recipe": recipe.name, "scores": {label: scores["accuracy"] for label, scores in table.items()}})
         more_files(run, tensors)
         run.finish(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import registry
-from .build import classifier_of, fill, hand_written, keys_of
+from .build import caffe_net, classifier_of, fill, hand_written, keys_of
 from .card import LocalCard, Preprocess
 from .errors import LoadError
 from .preprocess import preprocess
@@ -163,12 +163,13 @@ def _hand_written(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretr
     import torch
 
     kind = _architecture(card.architecture, folder)
+    arguments = {**card.arguments, **_converted_part(facts, card, folder, pretrained)}
     try:
         with torch.device("meta"):
-            model = hand_written(kind, card.arguments, num_classes, str(folder))
+            model = hand_written(kind, arguments, num_classes, str(folder))
         if not pretrained:
             _check_size(model, folder)
-            return hand_written(kind, card.arguments, num_classes, str(folder))
+            return hand_written(kind, arguments, num_classes, str(folder))
     except LoadError:
         raise
     except Exception as error:  # what a constructor makes of a stranger's values
@@ -176,6 +177,17 @@ def _hand_written(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretr
         raise LoadError(f"{folder}: {card.architecture} cannot be built with {_short(card.arguments)}: {_short(problem)}") from error
     fill(model, _weights(facts, folder), set() if num_classes is None else keys_of(model, None), str(folder))
     return model
+
+
+def _converted_part(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool) -> dict[str, Any]:
+    """The converted Caffe net inside of an architecture that reads one (encoder: "caffe"), from the folder's prototxt."""
+    if card.arguments.get("encoder") != "caffe":
+        return {}
+    blob = card.arguments.get("blob")
+    net = caffe_net(_inside(folder, facts.get("prototxt"), "prototxt"), empty=pretrained)
+    if blob not in net.blobs:
+        raise LoadError(f"{folder / 'card.json'}: blob is {_short(blob)}, which the net of its prototxt hasn't")
+    return {"cnn": net}
 
 
 def _architecture(name: str, folder: Path) -> Any:

@@ -26,6 +26,8 @@ from finetune.layouts import FER2013
 from finetune.metrics import read_predictions
 from finetune.run import Run
 from finetune.training import optimizer_for, rate
+from zoo import registry
+from zoo.card import Network, Preprocess
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 EMOTIW = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
@@ -193,6 +195,52 @@ def test_a_finished_run_is_not_made_again_and_other_settings_are_refused(
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
     assert run(data, tmp_path / "run", *words, "--resume", "--set", "sampling.frames=5") == 2
     assert "sampling.frames: 4 there, 5 now" in capsys.readouterr().err
+
+
+TINY = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
+layer {
+  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
+}
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer {
+  name: "fc8" type: "InnerProduct" bottom: "conv1" top: "fc8"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
+}
+"""
+
+
+@pytest.mark.parametrize("frozen", [[], ["--frozen"]], ids=["whole", "frozen"])
+def test_a_converted_caffe_net_of_the_zoo_sees_the_frames(
+    frozen: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model without a class of its own: its prototxt goes into the run folder, from which the zoo builds it again."""
+    (tmp_path / "tiny.prototxt").write_text(TINY)
+    card = replace(
+        registry.card_of("bvlc_googlenet"), name="tiny", networks=(Network(str(tmp_path / "tiny.prototxt"), "tiny.caffemodel"),),
+        preprocess=Preprocess((16, 16), "BGR", (104.0, 117.0, 123.0), "this test", 0.02),
+    )  # fmt: skip
+    monkeypatch.setattr(registry, "CARDS", (card, *registry.CARDS))
+    out = tmp_path / "run"
+    words = ["--encoder", "tiny", "--init", "none", "--set", "arguments.blob=conv1", *FRAMES, "--epochs", "3", *frozen]
+    assert run(data, out, "--smoke", *words) == 0
+    begun, _ = start(replace(with_encoder(RECIPES["clip_mean"], "tiny"), init="none", arguments={"blob": "conv1"}), clips(), None)
+    assert {name for name, each in begun.named_parameters() if not each.requires_grad} == {"cnn.fc8.weight", "cnn.fc8.bias"}
+    held = read(out, "card.json")
+    assert held["arguments"]["encoder"] == "caffe" and held["arguments"]["width"] == 8 and held["prototxt"] == "net.prototxt"
+    model: Any = zoo.load(out)
+    kept = load_file(out / "best.safetensors")
+    assert isinstance(model, FaceClipNet) and all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    frames = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        expected = torch.nn.functional.conv2d(frames, kept["cnn.conv1.weight"], kept["cnn.conv1.bias"], 2).relu().mean((2, 3))
+        torch.testing.assert_close(model.embed(frames), expected)
+    card_json = json.loads((out / "card.json").read_text())
+    card_json["arguments"]["blob"] = "fc9"
+    (out / "card.json").write_text(json.dumps(card_json))
+    with pytest.raises(zoo.ZooError, match="blob is 'fc9'"):
+        zoo.load(out)
 
 
 def test_a_run_of_clips_is_continued_on_other_clips(data: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -366,7 +414,8 @@ def test_the_older_project_s_files_begin_the_encoders_as_they_did_there(name: st
         (["--folds", "3", "--protocol", "seed"], "none is left to pick an epoch on"),
         (["--folds", "200"], "200 folds of 10 subjects"),
         (["--encoder", "mobilefacent"], "mobilefacenet"),
-        (["--encoder", "bvlc_googlenet"], "no net of the package architectures"),
+        (["--encoder", "bvlc_googlenet", "--init", "none"], "say which blob is read, as in --set arguments.blob="),
+        (["--encoder", "bvlc_googlenet"], "bvlc_googlenet begins with its own weights, a run of clips, or none"),
         (["--init", "nowhere.model"], "the older project has no file for small_resnet"),
         (["--init", "image-run-of-others"], "none in common"),
         (["--init", "empty"], "the folder holds no finished run"),
