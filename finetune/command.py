@@ -74,7 +74,9 @@ def carried_out(work: Callable[[], None]) -> int:
     with plain_warnings():
         try:
             work()
+            leave()
         except Stopped:
+            leave()
             print("stopped; the state is saved: the same command with --resume continues", file=sys.stderr)
             return STOPPED
         except (FinetuneError, ZooError) as error:
@@ -84,6 +86,15 @@ def carried_out(work: Callable[[], None]) -> int:
             print(f"error: {error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
             return FAILED
     return 0
+
+
+def leave() -> None:
+    """Takes this process out of its group: one that ends while another still talks to it is aborted (gloo)."""
+    import torch.distributed as group
+
+    if group.is_available() and group.is_initialized():
+        group.barrier()
+        group.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -10,5 +10,8 @@ from pathlib import Path
 
 from test_training import trained
 
+from finetune.command import leave
+
 if __name__ == "__main__":
     trained(Path(sys.argv[1]))
+    leave()
