@@ -82,10 +82,6 @@ class Run:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    @property
-    def finished(self) -> bool:
-        return (self / "result.json").is_file()
-
     def log(self, values: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
         with (self / "metrics.jsonl").open("a", encoding="utf-8") as stream:

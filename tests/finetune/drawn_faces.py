@@ -9,6 +9,21 @@ import torch
 
 from finetune.data import Expressions
 
+# A net of ten classes for 16×16 images, as a user's own.
+TINY_PROTOTXT = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
+layer {
+  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
+}
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer {
+  name: "fc8" type: "InnerProduct" bottom: "conv1" top: "fc8"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
+}
+layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
+"""
+
 
 def expressions(
     train: int = 96, other: int = 40, classes: tuple[str, ...] = ("angry", "happy", "sad", "neutral"), side: int = 16, seed: int = 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_clips import CLASSES, clips, write_npz
+from drawn_faces import TINY_PROTOTXT
 from safetensors.torch import load_file
 
 import zoo
@@ -197,26 +198,12 @@ def test_a_finished_run_is_not_made_again_and_other_settings_are_refused(
     assert "sampling.frames: 4 there, 5 now" in capsys.readouterr().err
 
 
-TINY = """
-layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
-layer {
-  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
-  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
-}
-layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
-layer {
-  name: "fc8" type: "InnerProduct" bottom: "conv1" top: "fc8"
-  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
-}
-"""
-
-
 @pytest.mark.parametrize("frozen", [[], ["--frozen"]], ids=["whole", "frozen"])
 def test_a_converted_caffe_net_of_the_zoo_sees_the_frames(
     frozen: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model without a class of its own: its prototxt goes into the run folder, from which the zoo builds it again."""
-    (tmp_path / "tiny.prototxt").write_text(TINY)
+    (tmp_path / "tiny.prototxt").write_text(TINY_PROTOTXT)
     card = replace(
         registry.card_of("bvlc_googlenet"), name="tiny", networks=(Network(str(tmp_path / "tiny.prototxt"), "tiny.caffemodel"),),
         preprocess=Preprocess((16, 16), "BGR", (104.0, 117.0, 123.0), "this test", 0.02),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn_faces import expressions, write_npz
+from drawn_faces import TINY_PROTOTXT, expressions, write_npz
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -157,27 +157,12 @@ def test_frozen_features_are_computed_once_and_the_head_is_trained(data: Path, t
         assert torch.equal(kept[name], value) == name.startswith("cnn."), name
 
 
-TINY = """
-layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
-layer {
-  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
-  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
-}
-layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
-layer {
-  name: "fc8" type: "InnerProduct" bottom: "conv1" top: "fc8"
-  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
-}
-layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
-"""
-
-
 def test_any_caffe_net_is_finetuned_and_goes_back_to_caffe(data: Path, tmp_path: Path) -> None:
     """A prototxt and a caffemodel of 10 classes become a net of 4 that began with the file's convolution, and Caffe's files again."""
     from converter import convert, save_caffemodel
 
     prototxt, weights, out = tmp_path / "deploy.prototxt", tmp_path / "net.caffemodel", tmp_path / "run"
-    prototxt.write_text(TINY)
+    prototxt.write_text(TINY_PROTOTXT)
     given = convert(prototxt)
     save_caffemodel(given, weights)
     caffe = ["--prototxt", str(prototxt), "--caffemodel", str(weights), "--set", "input.scale=0.01", "--set", "training.freeze=conv1"]
