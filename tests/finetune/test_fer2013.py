@@ -118,6 +118,31 @@ def test_copies_are_told_apart_in_the_scores(tmp_path: Path) -> None:
     assert load_file(out / "predictions.safetensors")["private/copy"].tolist() == [True] * 15 + [False] * 45
 
 
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+def test_fer_plus_votes_stand_in_for_the_labels_of_the_training_images(mode: str, data: Path, tmp_path: Path) -> None:
+    """Ten images have no face for most of the voters; the others' votes are right where every label is shifted by one."""
+    faces = expressions(160, 60)
+    truth = faces.labels.clone()
+    faces.labels[:160] = (truth[:160] + 1) % 4
+    usage = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
+    rows = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    column = {"neutral": 0, "happy": 1, "sad": 3, "angry": 4}
+    for number, split in enumerate(faces.split):
+        votes = [0] * 10
+        votes[9 if number < 10 else column[faces.classes[int(truth[number])]]] = 8
+        votes[2] = 2
+        rows.append(",".join([usage[split], f"fer{number:07}.png", *map(str, votes)]))
+    table = tmp_path / "fer2013new.csv"
+    table.write_text("\n".join(rows) + "\n")
+    out = tmp_path / "run"
+    votes_of = ["--votes", str(table), "--vote-targets", mode, "--epochs", "4"]
+    assert run(write_npz(tmp_path / "shifted.npz", faces), out, *SMALL, *votes_of) == 0
+    config = json.loads((out / "config.json").read_bytes())
+    assert config["votes"] == mode and config["data"]["counts"]["train"] == 150
+    assert any("10 training images without a usable vote" in note for note in config["data"]["notes"])
+    assert max(each["accuracy"] for each in result(out)["scores"].values()) > 0.5  # the shifted labels would give less than chance
+
+
 def test_the_seed_s_protocol_says_what_it_is(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert run(data, out, *SMALL, "--protocol", "seed") == 0
