@@ -161,7 +161,7 @@ RECIPES = {
                 clip_norm=5,
             ),
             smoke={"training.epochs": 2, "training.batch_size": 16, "training.mixup": 0, "training.lr": 0.01, "training.warmup_epochs": 1},
-            smoke_images=(240, 70),
+            smoke_images=(128, 42),
         ),
         Recipe(
             name="mobilefacenet",
