@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cache import home, replacing, writing
+from zoo.cache import digests, home, replacing, writing
 from zoo.errors import CacheError
 
 from . import layouts
@@ -158,11 +158,7 @@ def source_sha256(source: Path) -> str:
     """Of a file's bytes; of a folder, over each image's path and bytes."""
     if source.is_dir():
         return folder_sha256(source, [entry.path for entry in layouts.list_images(source)])
-    digest = hashlib.sha256()
-    with source.open("rb", buffering=0) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return digests(source, ())["sha256"]
 
 
 def folder_sha256(root: Path, files: Sequence[Path]) -> str:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.cache import replacing, write_json
+from zoo.cache import digests, replacing, write_json
 
 from .layouts import FinetuneError
 from .metrics import read_json
@@ -132,7 +131,7 @@ class Run:
             raise FinetuneError(f"{path}: no saved state ({str(error).splitlines()[0][:200]}); start anew with --overwrite") from error
 
     def write_card(self, card: Mapping[str, Any], weights: str = "best.safetensors") -> None:
-        digest = hashlib.sha256((self / weights).read_bytes()).hexdigest()
+        digest = digests(self / weights, ())["sha256"]
         write_json(self / "card.json", {"format": CARD_FORMAT, **card, "weights": weights, "sha256": digest})
 
     def finish(self, result: Mapping[str, Any]) -> None:

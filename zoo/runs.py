@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import registry
 from .build import caffe_net, classifier_of, fill, hand_written, keys_of
+from .cache import digests
 from .card import LocalCard, Preprocess
 from .errors import LoadError
 from .preprocess import preprocess
@@ -254,13 +254,10 @@ def _weights(facts: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     if not isinstance(known, str) or len(known) != 64:
         raise LoadError(f"{folder / 'card.json'}: sha256 is {_short(known)}; without it nothing says that {path.name} is whole")
     try:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-        if digest.hexdigest() != known.lower():
+        found = digests(path, ())["sha256"]
+        if found != known.lower():
             raise LoadError(
-                f"{path}: its sha256 is {digest.hexdigest()}, card.json says {_short(known)}: it was changed or cut short. Copy it again"
+                f"{path}: its sha256 is {found}, card.json says {_short(known)}: it was changed or cut short. Copy it again"
             )
         return load_file(path)
     except (OSError, SafetensorError) as error:
