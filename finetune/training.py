@@ -200,7 +200,8 @@ class Trainer:
             group["lr"] = group["full_lr"] * rate(training, epoch + step / self.steps)
         draws = self.task.draw(rows, generator(training.seed, epoch, step))
         shares = torch.ones(len(rows))
-        if training.mixup and epoch < training.epochs - training.clean_epochs:
+        mixing = training.mixup > 0 and epoch < training.epochs - training.clean_epochs
+        if mixing:
             beta = np.random.default_rng([training.seed, epoch, step]).beta(training.mixup, training.mixup, len(rows))
             shares = torch.from_numpy(beta).float()
         seed_dropout(training.seed, epoch, step, rank)
@@ -210,7 +211,7 @@ class Trainer:
                 inputs = self.task.inputs(rows[at], *(each[at] for each in draws))
                 targets = soft_targets(self.task.targets[rows[at]].to(device), len(self.task.classes), training.label_smoothing)
                 label = targets.argmax(1)
-                if training.mixup:
+                if mixing:
                     share = shares[at].to(device)
                     inputs, targets = (mixed(inputs[0], share), *inputs[1:]), mixed(targets, share)
                 if training.channels_last and inputs[0].dim() == 4:
