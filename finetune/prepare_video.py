@@ -13,7 +13,6 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -35,6 +34,7 @@ import zoo
 from finetune import faces, video, workers
 from finetune.layouts import FinetuneError, natural, split_of
 from zoo import ZooError
+from zoo.cache import digests
 
 FORMAT = 1  # of what is remembered; a change of what an option does is a new one
 OWN = ".prepared"  # the folder in DST
@@ -193,7 +193,7 @@ def prepare_one(job: Video, options: Options, folder: Path, detect: faces.Detect
     """
     try:
         state = job.path.stat()
-        file: dict[str, Any] = {"bytes": state.st_size, "modified": state.st_mtime_ns, "sha256": digest(job.path)}
+        file: dict[str, Any] = {"bytes": state.st_size, "modified": state.st_mtime_ns, "sha256": digests(job.path, ())["sha256"]}
         damage: list[str] = []
         times, found, shots = search(job.path, options, damage, detect, tick)
         track = faces.main_track(faces.link(found, times, shots), len(found))
@@ -219,14 +219,6 @@ def prepare_one(job: Video, options: Options, folder: Path, detect: faces.Detect
         tuple((int(run[0]) + 1, int(run[-1]) + 1) for run in breaks),
         **file,
     )
-
-
-def digest(path: Path) -> str:
-    result = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            result.update(block)
-    return result.hexdigest()
 
 
 def search(
@@ -312,7 +304,7 @@ def remembered(dst: Path, job: Video, wanted: dict[str, Any]) -> Outcome | None:
         state = job.path.stat()
         outcome = Outcome(**{name: record[name] for name in LASTING})
         # Another time alone may be a copy of the same file.
-        if state.st_size != outcome.bytes or (state.st_mtime_ns != outcome.modified and digest(job.path) != outcome.sha256):
+        if state.st_size != outcome.bytes or (state.st_mtime_ns != outcome.modified and digests(job.path, ())["sha256"] != outcome.sha256):
             return None
         images = len(list((dst / job.folder).glob("images*.jpg"))) if outcome.faces else 0
     except (OSError, KeyError, TypeError):
