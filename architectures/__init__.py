@@ -1,7 +1,7 @@
 """Readable, hand-written face nets, each with the name table of the Caffe net that it equals.
 
 vgg_face, center_loss_face, sphereface, mobilefacenet: a face to a descriptor; squeezenet: ImageNet; mtcnn: where the faces
-are; face_resnet, mobile_face_expression, small_resnet, video: expressions in images and clips; legacy: the older project's
+are; face_resnet, mobile_face_expression, small_resnet, small_vgg, video: expressions in images and clips; legacy: the older project's
 files. Importing this package does not import torch: each name does so when it is first used.
 """
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from architectures.mobilefacenet import MobileFaceNet
     from architectures.mtcnn import MTCNN, Detections, ONet, PNet, RNet
     from architectures.small_resnet import SmallResNet
+    from architectures.small_vgg import SmallVGG
     from architectures.sphereface import SphereFace20
     from architectures.squeezenet import SqueezeNet
     from architectures.vgg_face import VGGFace
@@ -32,6 +33,7 @@ _MODULES = {
     "MobileFaceNet": "mobilefacenet",
     "SqueezeNet": "squeezenet",
     "SmallResNet": "small_resnet",
+    "SmallVGG": "small_vgg",
     "MobileFaceExpression": "mobile_face_expression",
     "MTCNN": "mtcnn",
     "Detections": "mtcnn",
@@ -64,6 +66,7 @@ __all__ = [
     "PNet",
     "RNet",
     "SmallResNet",
+    "SmallVGG",
     "SphereFace20",
     "SqueezeNet",
     "VGGFace",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.card import Preprocess
+from zoo.preprocess import LUMA
 
 from .config import Augment
 from .layouts import FinetuneError
@@ -35,7 +36,7 @@ def column(draws: Tensor, name: str) -> Tensor:
 
 
 def augmented(images: Tensor, draws: Tensor, augment: Augment, spec: Preprocess) -> Tensor:
-    """(N, H, W) or (N, 3, H, W) uint8 and their draws (N, len(COLUMNS)) -> float32 (N, 3, *spec.size), as the net wants it."""
+    """(N, H, W) or (N, 3, H, W) uint8 and their draws (N, len(COLUMNS)) -> float32 (N, C, *spec.size), as the net wants it."""
     pixels = resampled(images, matrices(draws, augment, *images.shape[-2:]), size_of(spec), augment.outside)
     pixels = recoloured(pixels, draws, augment)
     if augment.erasing:
@@ -43,12 +44,13 @@ def augmented(images: Tensor, draws: Tensor, augment: Augment, spec: Preprocess)
     return normalised(pixels, spec)
 
 
-def view(images: Tensor, spec: Preprocess, cut: tuple[float, float, float, bool] = (1.0, 0.0, 0.0, False)) -> Tensor:
-    """One fixed view of (N, H, W) or (N, 3, H, W) uint8 images -> float32 (N, 3, *spec.size).
+def view(images: Tensor, spec: Preprocess, cut: tuple[float, float, float, bool] | None = None) -> Tensor:
+    """One fixed view of (N, H, W) or (N, 3, H, W) uint8 images -> float32 (N, C, *spec.size).
 
-    `cut` is (scale, x, y, mirrored): the side of the part, its centre from -1 (left, top) to 1 within what the image allows.
+    `cut` is (scale, x, y, mirrored): the side of the part, its centre from -1 (left, top) to 1 within what the image allows;
+    None is what zoo.preprocess() shows: the whole image, or its middle where spec.resize is larger than spec.size.
     """
-    scale, x, y, mirrored = cut
+    scale, x, y, mirrored = cut or (middle(spec), 0.0, 0.0, False)
     matrix = torch.tensor([[-scale if mirrored else scale, 0.0, x * (1 - scale)], [0.0, scale, y * (1 - scale)]])
     return normalised(resampled(images, matrix.expand(len(images), 2, 3), size_of(spec), "border"), spec)
 
@@ -57,6 +59,17 @@ def ten_crop(part: float) -> list[tuple[float, float, float, bool]]:
     """The four corners and the centre, and their mirror images; `part` of the side each."""
     places = [(0.0, 0.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)]
     return [(part, x, y, mirrored) for mirrored in (False, True) for x, y in places]
+
+
+def middle(spec: Preprocess) -> float:
+    """The side of the middle that a spec with a centre crop shows, as a part of the image's; 1 for the others."""
+    if spec.resize is None:
+        return 1.0
+    whole = spec.resize if isinstance(spec.resize, tuple) else (spec.resize, spec.resize)
+    parts = {part / side for part, side in zip(size_of(spec), whole, strict=True)}
+    if len(parts) > 1 or max(parts) > 1:
+        raise FinetuneError(f"input: the crop {size_of(spec)} of {whole} is not the same part of both sides; set input.resize to fit")
+    return parts.pop()
 
 
 def size_of(spec: Preprocess) -> tuple[int, int]:
@@ -156,12 +169,14 @@ def erased(pixels: Tensor, draws: Tensor, augment: Augment) -> Tensor:
 
 
 def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
-    """(N, 1 or 3, H, W) RGB in 0..255 -> (N, 3, H, W) in the net's channel order, minus its mean, times its scale."""
+    """(N, 1 or 3, H, W) RGB in 0..255 -> (N, C, H, W) in the net's channel order, minus its mean, times its scale."""
     if isinstance(spec.mean, str):
-        raise FinetuneError(f"the mean is an image in the file {spec.mean}; a recipe takes three numbers")
-    if spec.channels == "BGR" and pixels.shape[1] == 3:
+        raise FinetuneError(f"the mean is an image in the file {spec.mean}; a recipe takes a number for each channel")
+    if spec.channels == "GRAY" and pixels.shape[1] == 3:
+        pixels = (pixels * torch.tensor(LUMA, device=pixels.device).view(3, 1, 1)).sum(1, keepdim=True)
+    elif spec.channels == "BGR" and pixels.shape[1] == 3:
         pixels = pixels.flip(1)
-    mean = torch.tensor(spec.mean, device=pixels.device).view(1, 3, 1, 1)
+    mean = torch.tensor(spec.mean, device=pixels.device).view(1, -1, 1, 1)
     return ((pixels - mean) * torch.tensor(spec.scale, device=pixels.device).view(-1, 1, 1)).contiguous()
 
 

@@ -113,7 +113,7 @@ def imagenet(height: int, width: int) -> Preprocess:
     """RGB in 0..1 minus ImageNet's mean, over its deviation."""
     mean = tuple(255 * value for value in IMAGENET_MEAN)
     scale = tuple(1 / (255 * value) for value in IMAGENET_DEVIATION)
-    return Preprocess((height, width), "RGB", mean, "XiaoYee/emotion_classification, dataset.py", scale)  # type: ignore[arg-type]
+    return Preprocess((height, width), "RGB", mean, "XiaoYee/emotion_classification, dataset.py", scale)
 
 
 def older(name: str, about: str, encoder: Literal["vgg_face", "face_resnet"], lr: float, **arguments: Any) -> Recipe:

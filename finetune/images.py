@@ -16,7 +16,6 @@ from .metrics import mean_log_probability
 from .training import Predict, generator, predictor
 
 EVALUATED = 256  # images a batch where no gradient is kept
-WHOLE = (1.0, 0.0, 0.0, False)
 
 
 class ImageTask:
@@ -51,8 +50,8 @@ class ImageTask:
     def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         return (augmented(self.of("train", rows), draws[0], self.augment, self.spec),)
 
-    def logits(self, predict: Predict, split: str, cut: tuple[float, float, float, bool] = WHOLE) -> Tensor:
-        """(n, K) of one view of the split's images, the whole image unless `cut` says otherwise (augment.view)."""
+    def logits(self, predict: Predict, split: str, cut: tuple[float, float, float, bool] | None = None) -> Tensor:
+        """(n, K) of one view of the split's images: what zoo.preprocess() shows unless `cut` says otherwise (augment.view)."""
         return predict(lambda rows: (view(self.of(split, rows), self.spec, cut),), len(self.splits[split]), EVALUATED)
 
     def ten_crop(self, predict: Predict, split: str, part: float) -> Tensor:

@@ -66,14 +66,15 @@ class Preprocess:
     `resize` is (height, width), one number for the shorter side, or None; `size` is the (height, width) of the centre
     crop, or of the whole image where `resize` is None, or None where the net takes any size. `mean` is in 0..255 and in
     the net's channel order; where the authors subtract a mean image, it is the name of that File, a binaryproto of the
-    size `resize`. `scale` is one number, or one for each channel in the net's order.
+    size `resize`. `scale` is one number, or one for each channel in the net's order. "GRAY" is one channel, made of R, G, B
+    as OpenCV makes it (0.299, 0.587, 0.114); an image that is grey already stays what it is.
     """
 
     size: tuple[int, int] | None
-    channels: Literal["BGR", "RGB"]
-    mean: tuple[float, float, float] | str
+    channels: Literal["BGR", "RGB", "GRAY"]
+    mean: tuple[float, ...] | str
     source: str
-    scale: float | tuple[float, float, float] = 1.0
+    scale: float | tuple[float, ...] = 1.0
     resize: tuple[int, int] | int | None = None
 
 

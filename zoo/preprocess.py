@@ -9,9 +9,12 @@ from .card import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601, as OpenCV's and Pillow's conversion to grey have it
+
 
 def preprocess(spec: Preprocess, image: Any, mean_image: Tensor | None = None) -> Tensor:
-    """Returns float32 (3, H, W): resized, cropped, in the net's channel order, minus the mean, times the scale.
+    """Returns float32 (3, H, W), or (1, H, W) for a net of grey images: resized, cropped, in the net's channel order, minus the
+    mean, times the scale.
 
     `image` is RGB in 0..255: a uint8 tensor (3, H, W), a uint8 array (H, W, 3) or a PIL image of any mode. Resizing is
     bilinear with antialiasing. `mean_image` (3, H, W) stands in where the card names a file for the mean; it is
@@ -27,14 +30,16 @@ def preprocess(spec: Preprocess, image: Any, mean_image: Tensor | None = None) -
         whole = (round(pixels.shape[1] * whole / shorter), round(pixels.shape[2] * whole / shorter))
     if whole is not None and whole != tuple(pixels.shape[1:]):
         pixels = interpolate(pixels[None], whole, mode="bilinear", antialias=True)[0].clamp(0, 255)
-    if spec.channels == "BGR":
+    if spec.channels == "GRAY":
+        pixels = (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    elif spec.channels == "BGR":
         pixels = pixels.flip(0)
     if mean_image is not None:
         pixels = pixels - mean_image
     elif isinstance(spec.mean, str):
         raise ValueError(f"the mean is in the file {spec.mean}: load the model with its pretrained weights")
     else:
-        pixels = pixels - torch.tensor(spec.mean).view(3, 1, 1)
+        pixels = pixels - torch.tensor(spec.mean).view(-1, 1, 1)
     if spec.size is not None:
         top, left = ((have - want) // 2 for have, want in zip(pixels.shape[1:], spec.size, strict=True))
         pixels = pixels[:, top : top + spec.size[0], left : left + spec.size[1]]

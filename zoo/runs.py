@@ -122,25 +122,26 @@ def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
 def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
     size, resize, mean, scale = facts.get("size"), facts.get("resize"), facts.get("mean"), facts.get("scale", 1.0)
     pair = _pair(size)
+    count = {"BGR": 3, "RGB": 3, "GRAY": 1}.get(str(facts.get("channels")))
     if not (
         (size is None or pair is not None)
         and (resize is None or _is_side(resize) or _pair(resize) is not None)
-        and facts.get("channels") in ("BGR", "RGB")
+        and count is not None
         and isinstance(mean, list)
-        and len(mean) == 3
+        and len(mean) == count
         and all(map(_is_number, mean))
-        and (_is_number(scale) or (isinstance(scale, list) and len(scale) == 3 and all(map(_is_number, scale))))
+        and (_is_number(scale) or (isinstance(scale, list) and len(scale) == count and all(map(_is_number, scale))))
     ):
         raise LoadError(
-            f"{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels \"BGR\" or \"RGB\", mean [3 numbers],"
-            " scale (a number or 3), and resize (a number, or [height, width])"
+            f"{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels \"BGR\", \"RGB\" or \"GRAY\","
+            " mean [a number for each channel], scale (a number, or one for each channel), and resize (a number, or [height, width])"
         )
     return Preprocess(
         size=pair,
         channels=facts["channels"],
-        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        mean=tuple(map(float, mean)),
         source=str(facts.get("source") or where),
-        scale=(float(scale[0]), float(scale[1]), float(scale[2])) if isinstance(scale, list) else float(scale),
+        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
         resize=resize if resize is None or isinstance(resize, int) else _pair(resize),
     )
 
