@@ -89,7 +89,7 @@ def test_each_channel_may_have_a_scale_of_its_own(tmp_path: Path, weights: bytes
     without_mean = torch.from_numpy(image()).permute(2, 0, 1) - torch.tensor([128.0, 127, 126]).view(3, 1, 1)
     assert torch.equal(model.preprocess(image()), without_mean * torch.tensor(scale).view(3, 1, 1))
     for wrong in ([1.0, 2.0], [1.0, 2.0, "3"], "1"):
-        with pytest.raises(LoadError, match=r"scale \(a number or 3\)"):
+        with pytest.raises(LoadError, match=r"scale \(a number, or one for each channel\)"):
             zoo.load(write_run(tmp_path / "c", weights, preprocess={**SPEC, "scale": wrong}))
 
 
@@ -313,7 +313,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "no hash": ({"sha256": ...}, "sha256 is None"),
     "another hash": ({"sha256": "0" * 64}, "it was changed or cut short"),
     "no preprocessing": ({"preprocess": ...}, "preprocess is None"),
-    "a mean in a file": ({"preprocess": {**SPEC, "mean": "/etc/passwd"}}, "mean .3 numbers."),
+    "a mean in a file": ({"preprocess": {**SPEC, "mean": "/etc/passwd"}}, "mean .a number for each channel."),
     "an infinite scale": ({"preprocess": {**SPEC, "scale": float("inf")}}, "scale"),
     "a huge image": ({"preprocess": {**SPEC, "size": [1 << 20, 1 << 20]}}, r"size .height, width."),
     "channels of another order": ({"preprocess": {**SPEC, "channels": "GBR"}}, "channels"),
