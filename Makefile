@@ -16,9 +16,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 
-# The descriptor set that converter/schema.py loads; tests/test_schema.py fails where it is out of date.
+# The descriptor set that converter/read/schema.py loads; tests/converter/test_schema.py fails where it is out of date.
 schema: $(VENV)/.dev
-	$(BIN)/python -m grpc_tools.protoc -I converter --descriptor_set_out=converter/caffe.desc converter/caffe.proto
+	$(BIN)/python -m grpc_tools.protoc -I converter/read --descriptor_set_out=converter/read/caffe.desc converter/read/caffe.proto
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

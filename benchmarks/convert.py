@@ -80,7 +80,7 @@ def main() -> None:
     p.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
     options = p.parse_args()
     if options.draw:
-        from converter.caffemodel import write_caffemodel
+        from converter.write.encode import write_caffemodel
 
         write_caffemodel(options.draw, drawn_layers(), name="vgg_face", version=options.form)
         return

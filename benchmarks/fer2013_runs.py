@@ -35,8 +35,9 @@ sys.path.insert(0, str(ROOT))
 from finetune.command import chosen, parser  # noqa: E402
 from finetune.config import Augment, Training, as_json, changed  # noqa: E402
 from finetune.fer2013 import RECIPES, Recipe  # noqa: E402
-from finetune.layouts import FinetuneError  # noqa: E402
-from zoo import cache, registry  # noqa: E402
+from finetune.images.layouts import FinetuneError  # noqa: E402
+from zoo.cards import registry  # noqa: E402
+from zoo.files import store as cache  # noqa: E402
 
 RECORD = Path(__file__).with_name("fer2013_results.json")
 BEGIN, END = "<!-- fer2013:begin -->", "<!-- fer2013:end -->"
@@ -153,8 +154,8 @@ def recipe_of(words: Sequence[str]) -> Recipe:
 
 def differences(folder: Path, words: Sequence[str]) -> str:
     """In which settings the folder's run is not what the words ask for; "" where it is."""
-    from finetune.metrics import read_json
-    from finetune.run import compared
+    from finetune.runs.folder import compared
+    from finetune.runs.metrics import read_json
 
     found = read_json(folder / "config.json")
     if found.get("votes"):
@@ -270,7 +271,7 @@ def collect(out: Path, record: dict[str, Any]) -> tuple[dict[str, Any], list[str
 
 def unfit(folder: Path, run: FullRun) -> str:
     """Why the folder's run is not this line's; "" where it is."""
-    from finetune.metrics import read_json
+    from finetune.runs.metrics import read_json
 
     data = read_json(folder / "config.json")["data"]
     counts = data["counts"]
@@ -416,7 +417,7 @@ def figures(row: Mapping[str, Any] | None) -> list[str]:
 
 
 def spread(name: str, members: Sequence[str], runs: Mapping[str, Any]) -> list[str]:
-    from finetune.metrics import mean_and_deviation
+    from finetune.runs.metrics import mean_and_deviation
 
     scores = [runs[member]["scores"] for member in members if member in runs]
     cells = []

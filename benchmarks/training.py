@@ -95,10 +95,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from torch.nn import functional as F
     from torch.utils.flop_counter import FlopCounterMode
 
-    from finetune.data import Expressions
     from finetune.fer2013 import RECIPES
-    from finetune.images import ImageTask
-    from finetune.training import Trainer, accelerator_for
+    from finetune.images.data import Expressions
+    from finetune.images.task import ImageTask
+    from finetune.train.loop import Trainer, accelerator_for
 
     recipe = RECIPES[name]
     gpu = torch.cuda.is_available() and not options.cpu

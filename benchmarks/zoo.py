@@ -42,7 +42,7 @@ def draw(home: Path) -> None:
     from drawn import caffemodel
 
     from converter.conversion import assemble, prepare
-    from zoo.load import PROTOTXTS
+    from zoo.models.named import PROTOTXTS
 
     rng = np.random.default_rng(0)
     layers: dict[str, list[np.ndarray]] = {}
@@ -56,8 +56,8 @@ def draw(home: Path) -> None:
 
 def use_drawn(home: Path) -> None:
     """Makes "vgg_face" the drawn one, for this process."""
-    from zoo import registry
-    from zoo.card import Checksum, File, Terms
+    from zoo.cards import registry
+    from zoo.cards.record import Checksum, File, Terms
 
     facts = json.loads((home / "drawn.json").read_text())
     file = File("VGG_FACE.caffemodel", (), facts["size"], (Checksum("sha256", facts["sha256"], "drawn here"),))

@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from converter.build.matching import read_blobs, read_mean
     from converter.conversion import convert
     from converter.errors import CaffezooWarning, ConversionError
     from converter.net import CaffeNet
-    from converter.weights import read_blobs, read_mean
-    from converter.writers import save_caffemodel
+    from converter.write.output import save_caffemodel
 
 __version__ = "0.1.0"
 __all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "convert", "read_blobs", "read_mean", "save_caffemodel"]
@@ -27,9 +27,9 @@ _HOMES = {
     "CaffezooWarning": "converter.errors",
     "ConversionError": "converter.errors",
     "CaffeNet": "converter.net",
-    "read_blobs": "converter.weights",
-    "read_mean": "converter.weights",
-    "save_caffemodel": "converter.writers",
+    "read_blobs": "converter.build.matching",
+    "read_mean": "converter.build.matching",
+    "save_caffemodel": "converter.write.output",
 }
 
 

@@ -130,7 +130,7 @@ def _shapes(given: list[str], usage: Callable[[str], Any]) -> dict[str, tuple[in
 
 
 def _is_mean(path: Path) -> bool:
-    from converter.wire import blob_file, is_hdf5, open_source
+    from converter.read.caffemodel import blob_file, is_hdf5, open_source
 
     return not is_hdf5(path) and blob_file(open_source(path))
 
@@ -141,12 +141,12 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
     if prototxt is None:
         assert weights is not None
         if _is_mean(weights):
-            from converter.wire import walk_blob
+            from converter.read.caffemodel import walk_blob
 
             blob = walk_blob(weights)
             print(json.dumps({"mean": list(blob.shape)}) if options.json else f"mean image of shape {'×'.join(map(str, blob.shape))}")
             return
-        from converter.weights import open_weights
+        from converter.build.matching import open_weights
 
         found = open_weights(weights)
         print(json.dumps(table.weights_json(found)) if options.json else table.weights_table(found))
@@ -192,8 +192,8 @@ def _notes(notes: list[str], options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> None:
+    from converter.build.matching import open_weights
     from converter.files import Hasher
-    from converter.weights import open_weights
 
     output: Path = options.output
     _check_output(output, [p for p in (prototxt, weights) if p is not None])
@@ -203,7 +203,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     alike = len({path.name for path in sources}) < len(sources)
     hashers = {str(path) if alike else path.name: Hasher(path) for path in sources}
     from converter.conversion import prepare
-    from converter.writers import write
+    from converter.write.output import write
 
     graph, plan = prepare(prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
     with _Bar(options, sum(p.numel() * 4 for step in graph.steps for p in step.module.parameters()), output.name) as bar:
@@ -232,7 +232,7 @@ def _check_output(output: Path, sources: list[Path]) -> None:
 
 
 def _write_mean(options: argparse.Namespace, path: Path) -> None:
-    from converter.weights import read_mean
+    from converter.build.matching import read_mean
 
     mean = read_mean(path)
     output: Path = options.output
@@ -241,7 +241,7 @@ def _write_mean(options: argparse.Namespace, path: Path) -> None:
     _check_output(output, [path])
     from safetensors.numpy import save
 
-    from converter.writers import whole_file
+    from converter.write.output import whole_file
 
     with whole_file(output) as file:
         file.write(save({"mean": mean}))

@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from converter.deploy import deploy_message
+from converter.build.deploy import deploy_message
+from converter.build.fillers import fill
+from converter.build.graph import Graph, Shared, Step, build_graph
+from converter.build.matching import Plan, changed, match, open_weights, tensor_of
 from converter.errors import CaffezooWarning, GraphError, UnsupportedError, shown, some
 from converter.files import head
-from converter.fillers import fill
-from converter.graph import Graph, Shared, Step, build_graph
 from converter.layers import layer_type
 from converter.net import CaffeNet, Preprocess, StoredLayer
-from converter.prototxt import read_prototxt
-from converter.schema import message_class
-from converter.upgrade import LayerSpec, NetSpec
-from converter.weights import Plan, changed, match, open_weights, tensor_of
-from converter.wire import Weights
+from converter.read.caffemodel import Weights
+from converter.read.prototxt import read_prototxt
+from converter.read.schema import message_class
+from converter.read.upgrade import LayerSpec, NetSpec
 
 PathLike = str | os.PathLike[str]
 
@@ -106,7 +106,7 @@ def _is_weights(path: Path) -> bool:
 
 
 def _embedded(weights: Weights | None) -> NetSpec:
-    from converter.embedded import embedded_spec
+    from converter.read.embedded import embedded_spec
 
     if weights is None:
         raise GraphError("convert() takes a prototxt, a caffemodel, or both.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from converter.caffemodel import write_caffemodel
+from converter.write.encode import write_caffemodel
 
 _STAGES = ((2, 64, 1, 128), (3, 128, 2, 256), (4, 256, 5, 512), (5, 512, 3, 0))  # name, channels, blocks, the next stage's channels
 

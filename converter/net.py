@@ -183,13 +183,13 @@ class CaffeNet(nn.Module):
     @property
     def prototxt(self) -> str:
         """The net as a deploy prototxt in V2 form, with the phase's layers only and an Input layer in place of data layers."""
-        from converter.deploy import text_of
+        from converter.build.deploy import text_of
 
         return text_of(self._message)
 
     def to_source(self, path: Any) -> None:
         """Write the net as one readable Python file: a module class with this net's state-dict keys."""
-        from converter.source import write_source
+        from converter.write.source import write_source
 
         write_source(self, path)
 

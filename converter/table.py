@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from converter.wire import Weights
+from converter.read.caffemodel import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from converter.graph import Graph
+    from converter.build.graph import Graph
 
 
 @dataclass(frozen=True)

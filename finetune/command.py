@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune.config import changed, settings_of
+from finetune.images.layouts import FinetuneError
 from zoo.errors import ZooError
-
-from .config import changed, settings_of
-from .layouts import FinetuneError
 
 AnyRecipe = TypeVar("AnyRecipe")
 
@@ -69,7 +68,7 @@ def words(module: str, argv: Sequence[str]) -> str:
 
 def carried_out(work: Callable[[], None]) -> int:
     """Runs a command's work and returns its exit code; what went wrong goes to standard error in words."""
-    from .training import Stopped
+    from finetune.train.loop import Stopped
 
     with plain_warnings():
         try:

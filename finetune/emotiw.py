@@ -20,20 +20,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.card import Preprocess
-
-from .command import carried_out, chosen, parser, words
-from .config import Augment, Sampling, Training, as_json, changed
-from .layouts import LABEL_ORDERS, FinetuneError, canonical
-from .recipe import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from finetune.command import carried_out, chosen, parser, words
+from finetune.config import Augment, Sampling, Training, as_json, changed
+from finetune.images.layouts import LABEL_ORDERS, FinetuneError, canonical
+from finetune.train.job import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
-    from .clip_layouts import Lists
-    from .clips import Clips
-    from .run import Run
+    from finetune.clips.data import Clips
+    from finetune.clips.layouts import Lists
+    from finetune.runs.folder import Run
 
 MODULE = "finetune.emotiw"
 FROZEN_VIEWS = 4
@@ -213,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
-        from .training import accelerator_for
+        from finetune.train.loop import accelerator_for
 
         recipe = RECIPES[options.recipe]
         if options.encoder is not None:
@@ -254,9 +253,9 @@ def finetune(
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """One run, from the plan to the report. `more` goes into config.json. Raises FinetuneError or ZooError before it trains."""
-    from .clip_task import ClipFeatureTask, ClipTask
-    from .images import Classify
-    from .training import predictor
+    from finetune.clips.task import ClipFeatureTask, ClipTask
+    from finetune.images.task import Classify
+    from finetune.train.loop import predictor
 
     check_clips(recipe)
     config = {**settings_of(recipe, data, plan, [*data.notes, *plan.notes], command), **(more or {})}
@@ -307,10 +306,10 @@ def in_folds(
     """A run for each fold in out/fold-01, ..., and the predictions for all clips, each by the net that had not seen the person."""
     import torch
 
-    from .clips import subject_folds
-    from .metrics import mean_and_deviation, read_json, read_predictions, score_table
-    from .report import write_report
-    from .run import Run
+    from finetune.clips.data import subject_folds
+    from finetune.runs.folder import Run
+    from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
+    from finetune.runs.report import write_report
 
     if data.subjects is None:
         raise FinetuneError(f"{data.name}: --folds keeps people apart, but the data name none; a csv's column subject does, or CK+'s names")
@@ -384,7 +383,7 @@ def lists_of(words: Sequence[str] | None) -> Lists | None:
 
 def read_data(path: Path, recipe: Recipe, lists: Lists | None = None, class_index: Path | None = None) -> Clips:
     """The clips, their frames in the size in which they are, or where sizes differ, in the net's."""
-    from .clips import read_clips
+    from finetune.clips.data import read_clips
 
     try:
         return read_clips(path, lists=lists, class_index=class_index)
@@ -399,7 +398,7 @@ def planned(data: Clips, protocol: Literal["honest", "seed", "last"]) -> Plan:
 
     "honest" picks it on public or val, where these are not reported, else on a tenth of train, whole people where they are known.
     """
-    from .metrics import reported_split
+    from finetune.runs.metrics import reported_split
 
     counts = data.counts()
     rows, notes = {"train": data.rows("train")}, []
@@ -430,7 +429,7 @@ def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows without, and with only, about a tenth: whole people where they are known, else a tenth of each class."""
     import torch
 
-    from .clips import subject_folds
+    from finetune.clips.data import subject_folds
 
     if data.subjects is not None and len(people := [data.subjects[row] for row in rows.tolist()]) and len(set(people)) > 1:
         train, test = subject_folds(people, data.labels[rows], min(10, len(set(people))))[0]
@@ -463,7 +462,7 @@ def pictures(data: Clips, rows: Tensor) -> Tensor:
 
 def write_csv(run: Run, data: Clips, tensors: Mapping[str, Tensor]) -> None:
     """predictions.csv: a line a video, with the probability of each class."""
-    from zoo.cache import replacing
+    from zoo.files.store import replacing
 
     splits = list(dict.fromkeys(name.partition("/")[0] for name in tensors))
     with replacing(run / "predictions.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -555,8 +554,7 @@ def frame_net(recipe: Recipe, data: Clips) -> tuple[nn.Module | None, dict[str, 
     import zoo
     from architectures.legacy import LegacyFileError
     from architectures.video import ClipNet
-
-    from .metrics import read_json
+    from finetune.runs.metrics import read_json
 
     init, wanted = recipe.init, class_of(recipe.encoder)
     own_weights = f"{recipe.encoder} begins with its own weights, a run of clips, or none"

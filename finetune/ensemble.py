@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from .data import check_classes
-from .layouts import SPLIT_ORDER, FinetuneError
-from .metrics import (
+from finetune.images.data import check_classes
+from finetune.images.layouts import SPLIT_ORDER, FinetuneError
+from finetune.runs.metrics import (
     Predictions,
     Scores,
     mean_and_deviation,

@@ -14,17 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.card import Preprocess
-
-from .command import carried_out, chosen, parser, words
-from .config import Augment, Training, as_json, changed
-from .layouts import FinetuneError
-from .recipe import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from finetune.command import carried_out, chosen, parser, words
+from finetune.config import Augment, Training, as_json, changed
+from finetune.images.layouts import FinetuneError
+from finetune.train.job import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data import Expressions
+    from finetune.images.data import Expressions
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def small_vgg(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Modul
 
 def caffe_net(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Module:
     import zoo
-    from zoo.build import classifier_of
+    from zoo.models.weights import classifier_of
 
     if not arguments.get("prototxt"):
         raise FinetuneError("the recipe caffe takes a net of yours: --prototxt deploy.prototxt --caffemodel net.caffemodel")
@@ -278,9 +277,9 @@ def finetune(
     command: str = "",
 ) -> None:
     """One run, from the data to the report. Raises FinetuneError or ZooError before anything is trained where it can."""
-    from .data import copied
-    from .images import Classify, FeatureTask, ImageTask
-    from .training import Task, accelerator_for, predictor
+    from finetune.images.data import copied
+    from finetune.images.task import Classify, FeatureTask, ImageTask
+    from finetune.train.loop import Task, accelerator_for, predictor
 
     check(recipe)
     recipe = replace(recipe, input=input_of(recipe))
@@ -364,7 +363,7 @@ def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows without, and with only, every tenth image of each class, copies of one image staying together."""
     import torch
 
-    from .data import copied
+    from finetune.images.data import copied
 
     chosen = sample(data, rows, len(rows) // 10)
     mask = torch.isin(rows, chosen)
@@ -373,7 +372,7 @@ def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_data(path: Path, recipe: Recipe, votes: Path | None) -> Expressions:
-    from .data import read, with_votes
+    from finetune.images.data import read, with_votes
 
     size = recipe.input.size
     try:
@@ -387,7 +386,7 @@ def read_data(path: Path, recipe: Recipe, votes: Path | None) -> Expressions:
 
 def voted(data: Expressions, plan: Plan, mode: Literal["soft", "hard"]) -> tuple[Plan, Tensor]:
     """The plan without the training rows whose votes say nothing, and the votes of the others as targets."""
-    from .data import vote_targets
+    from finetune.images.data import vote_targets
 
     targets, usable = vote_targets(data, data.classes, mode)
     rows = plan.rows["train"]

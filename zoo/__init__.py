@@ -7,14 +7,14 @@ And the user's own: zoo.load("runs/a") is what finetune left in that folder, zoo
 zoo.save_caffe(model, prototxt, caffemodel) goes back.
 """
 
-from .card import LocalCard, Preprocess
-from .errors import ZooError
-from .fetch import add, clean, fetch, verify
-from .load import load
-from .load_caffe import load_caffe
-from .registry import card_of as info
-from .registry import list_models
-from .save_caffe import save_caffe
+from zoo.cards.record import LocalCard, Preprocess
+from zoo.cards.registry import card_of as info
+from zoo.cards.registry import list_models
+from zoo.errors import ZooError
+from zoo.files.fetch import add, clean, fetch, verify
+from zoo.models.caffe import load_caffe
+from zoo.models.export import save_caffe
+from zoo.models.named import load
 
 __all__ = [
     "LocalCard",

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cache, parts, registry
-from .card import Card
-from .errors import ZooError
-from .fetch import add, clean, fetch, verify
+from zoo.cards import registry
+from zoo.cards.record import Card
+from zoo.errors import ZooError
+from zoo.files import parts
+from zoo.files import store as cache
+from zoo.files.fetch import add, clean, fetch, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +105,8 @@ def _verify(options: argparse.Namespace) -> Answer:
 
 
 def _export(options: argparse.Namespace) -> Answer:
-    from .load import load
-    from .save_caffe import save_caffe
+    from zoo.models.export import save_caffe
+    from zoo.models.named import load
 
     prototxt = options.prototxt or options.output.with_suffix(".prototxt")
     save_caffe(load(options.name), prototxt, options.output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .card import Preprocess
+from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor

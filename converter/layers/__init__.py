@@ -13,7 +13,7 @@ A field that is set but that the function neither reads nor names as ignored is 
 from __future__ import annotations
 
 from converter.layers import activations, convolution, data, detection, forks, losses, normalization, pooling, recurrent, shapes, weighted
-from converter.layers._registry import Blob, Fields, Layer, LayerType, Sources, build, layer_type, layer_types
+from converter.layers.registry import Blob, Fields, Layer, LayerType, Sources, build, layer_type, layer_types
 
 __all__ = [
     "Blob",

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from converter import modules
-from converter.layers._registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
 
 _IGNORED = {
     **ENGINE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
-from converter.layers._registry import Fields, Layer, Sources, layer
+from converter.layers.registry import Fields, Layer, Sources, layer
 
 
 @layer("Input", "input_param", bottoms=(0, 0), is_source=True)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from converter import fork_modules
-from converter.layers._registry import Fields, layer
+from converter.layers.registry import Fields, layer
 
 _FILES = dict.fromkeys(("save_output_param", "save_file", "visualize_threshold"), "writes or draws detections; the top is the same")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from converter import fork_modules
-from converter.layers._registry import ENGINE, TRAINING, Blob, Fields, Layer, layer
 from converter.layers.convolution import _IGNORED, _geometry
+from converter.layers.registry import ENGINE, TRAINING, Blob, Fields, Layer, layer
 
 
 def _depthwise(p: Fields, x: Tensor, group: int) -> Layer:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converter import modules
-from converter.layers._registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
 
 
 @layer("LRN", "lrn_param", ignored=ENGINE)

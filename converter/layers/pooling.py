@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from converter import modules
-from converter.layers._registry import ENGINE, Fields, layer
+from converter.layers.registry import ENGINE, Fields, layer
 
 
 def _pair(p: Fields, name: str, default: int | None) -> tuple[int, int] | None:

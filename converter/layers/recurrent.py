@@ -8,7 +8,7 @@ from math import prod
 from torch import Tensor
 
 from converter import modules
-from converter.layers._registry import Blob, Fields, Layer, layer
+from converter.layers.registry import Blob, Fields, Layer, layer
 
 
 def _recurrent(p: Fields, kind: type[modules.Recurrent], keys: Sequence[str], bottoms: tuple[Tensor, ...]) -> Layer:

@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from converter import modules
-from converter.layers._registry import ENGINE, Fields, layer
+from converter.layers.registry import ENGINE, Fields, layer
 
 
 def _axis(p: Fields, old: str) -> int:

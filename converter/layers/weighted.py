@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from converter import modules
-from converter.layers._registry import Blob, Fields, Layer, layer
+from converter.layers.registry import Blob, Fields, Layer, layer
 
 
 @layer("InnerProduct", "inner_product_param")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from converter.schema import message_class
+from converter.read.schema import message_class
 
 Blobs = Mapping[str, Sequence[Any]]
 VERSIONS = ("V2", "V1", "V0")

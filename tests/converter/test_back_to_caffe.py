@@ -16,7 +16,7 @@ from test_cli import run
 
 from converter import CaffeNet, convert, read_blobs, save_caffemodel
 from converter.errors import ConversionError, GraphError, MismatchError, UnsupportedError
-from converter.schema import message_class
+from converter.read.schema import message_class
 
 HEAD = 'input: "data" input_shape { dim: 2 dim: 3 dim: 6 dim: 6 }\n'
 CONV = 'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 4 kernel_size: 3 } }\n'

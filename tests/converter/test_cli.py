@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from converter import convert
-from converter.caffemodel import blob_head, write_caffemodel
+from converter.write.encode import blob_head, write_caffemodel
 
 CASE = FOLDER / "Graph-0"
 PROTOTXT, WEIGHTS = str(CASE / "net.prototxt"), str(CASE / "net.caffemodel")

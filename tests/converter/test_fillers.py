@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from converter.build.fillers import fill
 from converter.errors import UnsupportedError
-from converter.fillers import fill
-from converter.schema import message_class
+from converter.read.schema import message_class
 
 SHAPE = (40, 30, 5, 4)  # 24,000 values; an output has 600 inputs, an input goes to 800 outputs
 

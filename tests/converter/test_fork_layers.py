@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, ps_roi_pool
 
 from converter import CaffeNet, ConversionError, convert
-from converter.caffemodel import write_caffemodel
+from converter.write.encode import write_caffemodel
 
 PER_ITEM = ["Axpy", "ConvolutionDepthwise", "DepthwiseConvolution", "Interp", "Normalize", "ReLU6", "Reorg", "ShuffleChannel", "Upsample"]
 TYPES = [*PER_ITEM, "DetectionOutput", "Permute", "PriorBox", "ROIPooling"]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from converter import graph as graph_module
+from converter.build import graph as graph_module
+from converter.build.graph import Graph, build_graph, kept_layers
+from converter.build.meta import QuickMeta
 from converter.conversion import assemble, convert, load
 from converter.errors import CaffezooWarning, ConversionError, GraphError, UnsupportedError
-from converter.graph import Graph, build_graph, kept_layers
-from converter.meta import QuickMeta
 from converter.net import CaffeNet
-from converter.prototxt import parse_prototxt
+from converter.read.prototxt import parse_prototxt
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

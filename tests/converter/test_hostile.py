@@ -42,9 +42,9 @@ from golden import CASES, FOLDER
 from google.protobuf.message import DecodeError
 
 from converter import CaffeNet, ConversionError, convert, read_blobs, read_mean
+from converter.build.matching import match, open_weights
 from converter.conversion import assemble, load, prepare
-from converter.schema import message_class
-from converter.weights import match, open_weights
+from converter.read.schema import message_class
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is part of the extra `dev`")
 from hypothesis import strategies  # noqa: E402

@@ -12,11 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from converter.build.graph import Graph, build_graph
 from converter.conversion import assemble, load
 from converter.errors import ConversionError
-from converter.graph import Graph, build_graph
 from converter.net import CaffeNet
-from converter.prototxt import parse_prototxt
+from converter.read.prototxt import parse_prototxt
 
 Array = NDArray[Any]
 FLT_MAX = float(np.finfo(np.float32).max)

@@ -9,9 +9,9 @@ import pytest
 
 import converter
 from converter.errors import WeightsError
-from converter.schema import is_repeated, message_class, parse_binary
+from converter.read.schema import is_repeated, message_class, parse_binary
 
-HERE = Path(converter.__file__).parent
+HERE = Path(converter.__file__).parent / "read"
 
 
 def test_the_compiled_schema_is_what_protoc_makes_of_caffe_proto(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from google.protobuf import text_format
 
 from converter.errors import PrototxtError
-from converter.prototxt import parse_prototxt, read_prototxt
-from converter.schema import message_class
-from converter.text import Document, read_text
+from converter.read.prototxt import parse_prototxt, read_prototxt
+from converter.read.schema import message_class
+from converter.read.text import Document, read_text
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CORPUS = Path(__file__).parents[2].parent / "shared" / "corpus"

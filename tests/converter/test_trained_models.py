@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from converter import CaffezooWarning, convert
-from converter.schema import message_class
+from converter.read.schema import message_class
 
 FOLDER = Path(__file__).parents[3] / "shared" / "models"
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/io.npz"))

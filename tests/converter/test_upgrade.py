@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from converter.build.graph import build_graph
 from converter.errors import ConversionError, GraphError, PrototxtError, UnsupportedError
-from converter.graph import build_graph
-from converter.prototxt import parse_prototxt, read_prototxt
-from converter.schema import is_repeated, message_class
-from converter.upgrade import V0_FIELDS, V0_TYPES, NetSpec
-from converter.v1_types import V1_TYPES
+from converter.read.prototxt import parse_prototxt, read_prototxt
+from converter.read.schema import is_repeated, message_class
+from converter.read.upgrade import V0_FIELDS, V0_TYPES, NetSpec
+from converter.read.v1_types import V1_TYPES
 
 
 def spec_of(text: str) -> NetSpec:

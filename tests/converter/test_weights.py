@@ -13,8 +13,8 @@ from encode import VERSIONS, blob, layer, legacy, packed, same, shape
 from torch import nn
 
 from converter import ConversionError, convert, read_blobs
-from converter.caffemodel import write_caffemodel
 from converter.errors import CaffezooWarning, MismatchError, UnsupportedError
+from converter.write.encode import write_caffemodel
 
 RNG = numpy.random.default_rng(11)
 HEAD = 'input: "data" input_shape { dim: 2 dim: 3 dim: 6 dim: 6 }\n'

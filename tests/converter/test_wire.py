@@ -34,11 +34,11 @@ from encode import (
 )
 
 from converter import convert, read_blobs, read_mean
-from converter.caffemodel import write_caffemodel
+from converter.build.matching import open_weights
 from converter.errors import ConversionError, WeightsError
-from converter.schema import message_class
-from converter.weights import open_weights
-from converter.wire import Blob, walk
+from converter.read.caffemodel import Blob, walk
+from converter.read.schema import message_class
+from converter.write.encode import write_caffemodel
 
 RNG = numpy.random.default_rng(7)
 SIX = RNG.standard_normal(6).astype("<f4")

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from converter import ConversionError, __version__, cli, convert, read_blobs
 from converter.conversion import prepare
 from converter.files import Hasher, whole_file
-from converter.writers import write
+from converter.write.output import write
 
 WEIGHTED = [case for case in CASES if (FOLDER / case / "net.caffemodel").exists()]
 PROTOTXT, WEIGHTS = FOLDER / "Graph-0" / "net.prototxt", FOLDER / "Graph-0" / "net.caffemodel"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.clips import Clips
+from finetune.clips.data import Clips
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.data import Expressions
+from finetune.images.data import Expressions
 
 # A net of ten classes for 16×16 images, as a user's own.
 TINY_PROTOTXT = """

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from finetune.augment import COLUMNS, augmented, draw, in_hsv, matrices, resampled, shrunk, ten_crop, view
 from finetune.config import Augment
-from zoo.card import Preprocess
+from finetune.train.augment import COLUMNS, augmented, draw, in_hsv, matrices, resampled, shrunk, ten_crop, view
+from zoo.cards.record import Preprocess
 from zoo.preprocess import preprocess
 
 RAW = Preprocess((48, 48), "RGB", (0.0, 0.0, 0.0), "test")

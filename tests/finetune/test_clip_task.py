@@ -11,13 +11,13 @@ from drawn_clips import clips
 from torch import Tensor, nn
 
 from architectures import FaceClipNet, SmallResNet
-from finetune.augment import view
-from finetune.clip_task import ClipFeatureTask, ClipTask
-from finetune.clips import Clips, windows
+from finetune.clips.data import Clips, windows
+from finetune.clips.task import ClipFeatureTask, ClipTask
 from finetune.config import Augment, Sampling, Training
-from finetune.images import Classify
-from finetune.training import accelerator_for, generator, predictor
-from zoo.card import Preprocess
+from finetune.images.task import Classify
+from finetune.train.augment import view
+from finetune.train.loop import accelerator_for, generator, predictor
+from zoo.cards.record import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5, 120.0, 110.0), "test", (1 / 64, 1 / 32, 1 / 16))
 SHORT = Sampling(frames=4, stride=2)

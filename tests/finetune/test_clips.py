@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from architectures.video import frame_mask
-from finetune import clip_layouts
-from finetune.clips import EMOTIW, Clips, FinetuneError, draw_frames, draw_segments, read_clips, subject_folds, windows
-from finetune.data import FER2013
+from finetune.clips import layouts as clip_layouts
+from finetune.clips.data import EMOTIW, Clips, FinetuneError, draw_frames, draw_segments, read_clips, subject_folds, windows
+from finetune.images.data import FER2013
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ck48" / "ck48_sequences.npz"
 real = pytest.mark.skipif(not REAL.is_file(), reason="CK+48 may not be handed on; it is not beside this checkout")

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.config import as_json, changed, settings_of
 from finetune.fer2013 import RECIPES
-from finetune.layouts import FinetuneError
+from finetune.images.layouts import FinetuneError
 
 RECIPE = RECIPES["mobilefacenet"]
 

@@ -19,16 +19,16 @@ import zoo
 from architectures import FaceClipNet, FaceResNetRNN, SmallResNet, VGGFaceRNN
 from architectures.legacy import BEST7164, BEST_RESNET
 from finetune import ensemble
-from finetune.clips import windows
+from finetune.clips.data import windows
 from finetune.config import Augment
 from finetune.emotiw import ENCODERS, RECIPES, Recipe, frame_net, main, planned, start, with_encoder
 from finetune.fer2013 import RECIPES as IMAGE_RECIPES
-from finetune.layouts import FER2013
-from finetune.metrics import read_predictions
-from finetune.run import Run
-from finetune.training import optimizer_for, rate
-from zoo import registry
-from zoo.card import Network, Preprocess
+from finetune.images.layouts import FER2013
+from finetune.runs.folder import Run
+from finetune.runs.metrics import read_predictions
+from finetune.train.loop import optimizer_for, rate
+from zoo.cards import registry
+from zoo.cards.record import Network, Preprocess
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 EMOTIW = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")

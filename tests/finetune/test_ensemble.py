@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from finetune.ensemble import averaged, check_alike, main
-from finetune.layouts import FinetuneError
-from finetune.metrics import read_predictions
+from finetune.images.layouts import FinetuneError
+from finetune.runs.metrics import read_predictions
 
 SEEDS = (0, 1, 2)
 

@@ -17,8 +17,18 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import data, layouts
-from finetune.data import FER2013, Expressions, FinetuneError, check_classes, exact_duplicates, read, reorder, vote_targets, with_votes
+from finetune.images import data, layouts
+from finetune.images.data import (
+    FER2013,
+    Expressions,
+    FinetuneError,
+    check_classes,
+    exact_duplicates,
+    read,
+    reorder,
+    vote_targets,
+    with_votes,
+)
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "fer2013"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the images of FER2013 may not be handed on; they are not beside this checkout")

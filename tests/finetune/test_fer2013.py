@@ -18,8 +18,8 @@ from torch import Tensor
 
 import zoo
 from finetune.fer2013 import RECIPES, held_out, main, planned, sample
-from finetune.images import ImageTask
-from finetune.layouts import FinetuneError
+from finetune.images.layouts import FinetuneError
+from finetune.images.task import ImageTask
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SMALL = ["--smoke", "--set", "arguments.width=8", "--set", "input.size=[16,16]", "--set", "training.batch_size=20", "--epochs", "3"]

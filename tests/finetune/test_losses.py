@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.losses import CenterLoss, class_weights, mixed, soft_targets
+from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 1, 2, 3])

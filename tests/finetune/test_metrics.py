@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.layouts import FinetuneError
-from finetune.metrics import (
+from finetune.images.layouts import FinetuneError
+from finetune.runs.metrics import (
     calibration_bins,
     labelled,
     mean_and_deviation,

@@ -29,10 +29,12 @@ from marked_videos import BLUE, GREEN, RED, WHITE, moving, picture, sound, write
 from PIL import Image
 
 import zoo
-from finetune import faces, prepare_video, video, workers
-from finetune.faces import REFERENCE, Face, align, similarity, template
-from finetune.layouts import FinetuneError
-from finetune.prepare_video import Options, Outcome, main, prepare
+from finetune.images.layouts import FinetuneError
+from finetune.video import decode as video
+from finetune.video import faces, workers
+from finetune.video import prepare as prepare_video
+from finetune.video.faces import REFERENCE, Face, align, similarity, template
+from finetune.video.prepare import Options, Outcome, main, prepare
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
 weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the authors' det1 to det3.caffemodel aren't in the project")
@@ -385,7 +387,7 @@ def test_a_tree_of_videos_becomes_a_tree_of_faces_with_a_report(tmp_path: Path) 
 
 
 def test_what_is_written_is_read_as_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.clips import read_clips
+    from finetune.clips.data import read_clips
 
     monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "home"))
     write(tmp_path / "src" / "Train" / "Happy" / "3.avi", moving(5))

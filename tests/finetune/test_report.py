@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import report
-from finetune.layouts import FinetuneError
-from finetune.report import write_report
+from finetune.images.layouts import FinetuneError
+from finetune.runs import report
+from finetune.runs.report import write_report
 
 VOID = {"meta", "img", "br"}
 PICTURES = drawn_run.draw_pictures(150, 12)

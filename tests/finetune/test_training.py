@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.augment import view
 from finetune.config import Augment, Training
-from finetune.images import ImageTask
-from finetune.layouts import FinetuneError
-from finetune.run import Run
-from finetune.training import Progress, Stopped, Trainer, accelerator_for, batch_size, freeze, generator, optimizer_for, rate
-from zoo.card import Preprocess
+from finetune.images.layouts import FinetuneError
+from finetune.images.task import ImageTask
+from finetune.runs.folder import Run
+from finetune.train.augment import view
+from finetune.train.loop import Progress, Stopped, Trainer, accelerator_for, batch_size, freeze, generator, optimizer_for, rate
+from zoo.cards.record import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5,) * 3, "test", 1 / 64)
 PLAIN = Training(epochs=3, batch_size=16, lr=0.05, precision="no", channels_last=False)

@@ -15,10 +15,10 @@ import misbehaving as bad
 import pytest
 from misbehaving import Server
 
-from zoo.card import Archive, Checksum, File, Mirror
-from zoo.download import Limits
+from zoo.cards.record import Archive, Checksum, File, Mirror
 from zoo.errors import FetchError, ProofError
-from zoo.fetch import obtain, settle
+from zoo.files.fetch import obtain, settle
+from zoo.files.http import Limits
 
 BODY = random.Random(9).randbytes(50_000)
 NAMES = b"someone\nsomeone else\n"

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import zoo
-from zoo import drive
-from zoo.card import Card, Checksum, Network
-from zoo.load import PROTOTXTS
-from zoo.load_caffe import build
+from zoo.cards.record import Card, Checksum, Network
+from zoo.files import drive
+from zoo.models.caffe import build
+from zoo.models.export import WITHOUT_A_CARD
+from zoo.models.named import PROTOTXTS
 from zoo.preprocess import preprocess
-from zoo.save_caffe import WITHOUT_A_CARD
 
 CARDS = [zoo.info(name) for name in zoo.list_models()]
 LENGTHS = {"sha256": 64, "sha384": 96, "sha1": 40, "md5": 32, "git-blob-sha1": 40}

@@ -21,11 +21,12 @@ import misbehaving as bad
 import pytest
 from misbehaving import Server, wait_until
 
-from zoo import cache, drive, parts
-from zoo.card import Checksum, File, Mirror
-from zoo.download import Limits
+from zoo.cards.record import Checksum, File, Mirror
 from zoo.errors import CacheError, FetchError, Offline, Unverified
-from zoo.fetch import obtain
+from zoo.files import drive, parts
+from zoo.files import store as cache
+from zoo.files.fetch import obtain
+from zoo.files.http import Limits
 
 BODY = random.Random(7).randbytes(300_000)
 OTHER = random.Random(8).randbytes(300_000)

@@ -16,10 +16,10 @@ import torch
 from misbehaving import Server
 
 import zoo
-from zoo import registry
-from zoo.card import Archive, Card, Checksum, File, Mirror, Network, Preprocess, Terms
+from zoo.cards import registry
+from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Preprocess, Terms
 from zoo.errors import FetchError, LoadError, Offline, ProofError, TermsNotAccepted, UnknownModel, Unverified
-from zoo.load import labels
+from zoo.models.named import labels
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -17,7 +17,7 @@ from safetensors.torch import save, save_file
 import architectures
 import zoo
 from zoo.errors import LoadError, UnknownModel
-from zoo.runs import is_run
+from zoo.models.runs import is_run
 
 CLASSES = ["angry", "happy", "sad"]
 SPEC = {"size": [48, 48], "channels": "RGB", "mean": [128.0, 127.0, 126.0], "scale": 0.0078125}

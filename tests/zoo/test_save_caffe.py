@@ -16,7 +16,7 @@ import zoo
 from architectures import CenterLossFace, MobileFaceExpression, MobileFaceNet, SphereFace20, SqueezeNet
 from converter import convert, read_blobs
 from zoo.errors import SaveError
-from zoo.save_caffe import forms
+from zoo.models.export import forms
 
 
 def drawn(net: nn.Module, seed: int = 0) -> nn.Module:

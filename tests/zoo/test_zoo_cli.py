@@ -14,8 +14,8 @@ import misbehaving as bad
 import pytest
 from misbehaving import Server
 
-from zoo import registry
-from zoo.card import Checksum, File, Mirror, Terms
+from zoo.cards import registry
+from zoo.cards.record import Checksum, File, Mirror, Terms
 from zoo.cli import main
 
 BODY = bytes(range(256)) * 100

@@ -1,0 +1,361 @@
+"""A NetSpec becomes an ordered list of steps: the layers of one phase, built, wired, and run once on meta tensors.
+
+Blobs are versions: a layer that writes in place makes a new version of its blob's name, and whoever reads the name later
+reads that one. Caffe gets the same by inserting Split layers. Where Caffe's layers share memory with their bottom (Reshape,
+Flatten, Split) and an in-place layer then writes to it, the other names of that memory change too: such writes become steps.
+"""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converter.errors import GraphError, shown, some
+from converter.layers import Blob, Layer, Sources, build, layer_type
+from converter.layers.registry import first_line, refuse_unknown, shapes_of
+from converter.build.meta import QuickMeta
+from converter.net import CaffeNet
+from converter.read.schema import message_class
+from converter.read.upgrade import LayerSpec, NetSpec
+
+MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
+MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
+_SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
+
+
+class Shared(nn.Module):
+    """A blob whose memory an in-place layer has just overwritten: the new values, in the blob's own shape."""
+
+    def forward(self, written: Tensor, old: Tensor) -> Tensor:
+        return written.reshape(old.shape)
+
+
+@dataclass
+class Step:
+    """One layer of the net, ready to run: reads and writes numbered blob versions."""
+
+    index: int
+    key: str  # its name in the state dict
+    spec: LayerSpec
+    module: nn.Module
+    bottoms: list[int]
+    tops: list[int]
+    blobs: Sequence[Blob] = ()
+    load: Any = None
+    save: Any = None
+    blob_shapes: list[tuple[int, ...]] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)  # the param name of each blob, "" where it has none
+
+
+@dataclass
+class Graph:
+    """The steps of a net and the names of its blobs."""
+
+    where: str
+    name: str
+    phase: str
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)  # of each blob version
+    versions: list[str] = field(default_factory=list)  # the name of each blob version, "" for a loss's automatic top
+    input_versions: list[int] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)  # the last version of each blob
+    outputs: list[str] = field(default_factory=list)
+    sources: list[LayerSpec] = field(default_factory=list)  # the layers that the inputs stand for
+    layers: list[LayerSpec] = field(default_factory=list)  # those of this phase, in the file's order
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def layer_names_of_inputs(self) -> list[str]:
+        return [spec.name for spec in self.sources]
+
+
+def kept_layers(spec: NetSpec, phase: str, stages: Sequence[str], level: int) -> list[LayerSpec]:
+    """The layers whose include and exclude rules are met (Net::FilterNet and StateMeetsRule).
+
+    Raises:
+        GraphError: a layer has both include and exclude rules.
+    """
+    state = message_class("NetState")()
+    state.CopyFrom(spec.state)
+    state.phase = state.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
+    state.level = level or state.level
+    state.stage.extend(stages)
+    kept = []
+    for layer in spec.layers:
+        include, exclude = layer.message.include, layer.message.exclude
+        if include and exclude:
+            raise GraphError(f"{spec.where}: {layer} has both include and exclude rules; Caffe takes one kind.")
+        if any(_meets(state, rule) for rule in include) if include else not any(_meets(state, rule) for rule in exclude):
+            kept.append(layer)
+    return kept
+
+
+def _meets(state: Any, rule: Any) -> bool:
+    return (
+        (not rule.HasField("phase") or rule.phase == state.phase)
+        and (not rule.HasField("min_level") or state.level >= rule.min_level)
+        and (not rule.HasField("max_level") or state.level <= rule.max_level)
+        and all(stage in state.stage for stage in rule.stage)
+        and not any(stage in state.stage for stage in rule.not_stage)
+    )
+
+
+class _Builder:
+    def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]]):
+        self.graph = Graph(spec.where, spec.name, phase, notes=list(spec.notes), layers=layers)
+        self.all_layers = spec.layers
+        self.layers, self.given = layers, {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
+        self.values: list[Tensor] = []  # a meta tensor for each blob version
+        self.memory: list[int] = []  # versions with the same number share memory in Caffe
+        self.holders: dict[int, dict[str, int]] = defaultdict(dict)  # the last versions in each memory, by name
+        self.owners: dict[str, tuple[Step, int]] = {}  # whose blob a param name was first
+        self.keys: set[str] = set()
+        self.repeats: Counter[str] = Counter()
+        self.bare = CaffeNet({}, [], {}, [], [])  # its attributes are no names for layers
+        self.unshaped: list[str] = []
+
+    def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
+        """A new version of a blob; the one that readers of its name get from now on."""
+        if value.numel() > MAX_ELEMENTS:
+            raise ValueError(f"a blob of shape {tuple(value.shape)} has more values than any net's")
+        self.values.append(value)
+        memory = len(self.values) if memory is None else memory
+        self.memory.append(memory)
+        self.graph.shapes.append(tuple(value.shape))
+        self.graph.versions.append(name)
+        if name:
+            before = self.graph.names.get(name)
+            if before is not None:
+                self.holders[self.memory[before]].pop(name, None)
+            self.holders[memory][name] = self.graph.names[name] = len(self.values) - 1
+        return len(self.values) - 1
+
+    def failed(self, spec: LayerSpec, problem: str) -> GraphError:
+        return GraphError(f"{self.graph.where}: {spec}: {problem}{'' if problem.endswith('?') else '.'}")
+
+    def run(self) -> Graph:
+        graph = self.graph
+        if not self.layers:
+            raise GraphError(f"{graph.where}: no layer is left in phase {graph.phase}; its include and exclude rules drop them all.")
+        if len(self.layers) > MAX_LAYERS:
+            raise GraphError(f"{graph.where}: {len(self.layers):,} layers are more than any net's.")
+        reads = Counter(bottom for spec in self.layers for bottom in spec.message.bottom)
+        produced = {top for spec in self.layers for top in spec.message.top}
+        orphans = [name for name in self.given if reads[name] and name not in produced]
+        if orphans:  # of a net whose data layers belong to another phase
+            message = message_class("LayerParameter")(name="input", type="Input", top=orphans)
+            self.source(LayerSpec(message, None), [None] * len(orphans), reads)
+        for spec in self.layers:
+            known = self.given and not spec.message.bottom and set(spec.message.top) <= set(self.given)
+            kind = None if known else layer_type(spec, graph.where)
+            if known and spec.type != "Parameter":
+                self.source(spec, [None] * len(spec.message.top), reads)
+            elif kind is not None and kind.removed:
+                graph.notes.append(f"{spec} is left out: {kind.removed}")
+            elif kind is not None and kind.is_source:
+                made, notes = build(spec, kind, [], graph.phase, graph.where)
+                assert isinstance(made, Sources)
+                graph.notes += notes
+                self.source(spec, list(made.shapes), reads)
+            else:
+                self.layer(spec)
+        if self.unshaped:
+            example = " ".join(f"--input-shape {name}=1,3,224,224" for name in self.unshaped)
+            raise GraphError(
+                f"{graph.where}: the prototxt does not say the shape of the input {', '.join(map(shown, self.unshaped))}; give it:"
+                f" input_shapes={{{self.unshaped[0]!r}: (1, 3, 224, 224)}} in Python, {example} on the command line."
+            )
+        strange = [name for name in self.given if name not in graph.inputs]
+        if strange:
+            raise GraphError(f"{graph.where}: input_shapes names {strange}, but the net's inputs are {list(graph.inputs)}.")
+        if not graph.steps:
+            raise GraphError(f"{graph.where}: phase {graph.phase} has inputs, and no layer that computes anything.")
+        self.outputs()
+        return graph
+
+    def source(self, spec: LayerSpec, shapes: list[tuple[int, ...] | None], reads: Counter[str]) -> None:
+        """A data layer: its tops are inputs of the net; those that nobody reads are none, unless it is an Input layer."""
+        graph = self.graph
+        graph.sources.append(spec)
+        tops = list(spec.message.top)
+        batch = self.given[tops[0]][:1] if tops and tops[0] in self.given else None
+        for i, (top, shape) in enumerate(zip(tops, shapes, strict=True)):
+            if top in graph.names:
+                raise self.failed(spec, f"its top {top!r} is already there; two layers produce it")
+            if spec.type != "Input" and i > 0 and not reads[top]:
+                continue
+            if i > 0 and batch and shape and len(shape) == 1:
+                shape = batch  # labels follow the batch that was asked for
+            shape = self.given.get(top, shape)
+            if shape is None:
+                self.unshaped.append(top)
+                shape = (1, 3, 224, 224)  # so that the rest is looked at, too; the net is refused at the end
+            graph.inputs[top] = shape
+            try:
+                graph.input_versions.append(self.version(top, torch.empty(shape, device="meta")))
+            except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+                raise self.failed(spec, f"its top {top!r} cannot have the shape {shape}: {first_line(error)}") from error
+
+    def bottoms(self, spec: LayerSpec) -> list[int]:
+        found = []
+        for name in spec.message.bottom:
+            if name not in self.graph.names:
+                near = difflib.get_close_matches(name, self.graph.names, 1)
+                later = [str(other) for other in self.layers if name in other.message.top]
+                dropped = [str(other) for other in self.all_layers if name in other.message.top]
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                if later:
+                    hint = f"; {later[0]} makes it, but only later"
+                elif dropped:
+                    hint = f"; {dropped[0]} makes it in another phase or stage."
+                    hint += " Convert that one (--phase), or make the blob an input (--input-shape)"
+                raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.graph.phase}{hint}")
+            found.append(self.graph.names[name])
+        return found
+
+    def layer(self, spec: LayerSpec) -> None:
+        graph = self.graph
+        bottoms = self.bottoms(spec)
+        inputs = [self.values[i] for i in bottoms]
+        kind = layer_type(spec, graph.where)
+        if self.unshaped:
+            refuse_unknown(spec, kind, graph.where)  # shapes are guesses by now: look no further than at the fields
+            for name in spec.message.top:
+                self.version(name, torch.empty(1, 3, 224, 224, device="meta"))
+            return
+        made, notes = build(spec, kind, inputs, graph.phase, graph.where)
+        assert isinstance(made, Layer)
+        graph.notes += notes
+        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.blobs, made.load, made.save)
+        self.parameters(step)
+        try:
+            with torch.no_grad(), QuickMeta():
+                result = step.module(*inputs)
+            tops = list(result) if isinstance(result, tuple) else [result]
+            names: list[str] = list(spec.message.top)
+            if kind.is_loss and not names:
+                names = [""] * len(tops)  # Caffe's automatic top, which has no name
+            if len(names) != len(tops):
+                raise self.failed(spec, f"it has {len(names)} tops; with these bottoms and parameters it makes {len(tops)}")
+            for i, (name, value) in enumerate(zip(names, tops, strict=True)):
+                step.tops.append(self.top(step, i, name, value, names))
+        except GraphError:
+            raise
+        except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError, NotImplementedError) as error:
+            raise self.failed(spec, f"with bottoms of shape {shapes_of(inputs)}: {first_line(error)}") from error
+        graph.steps.append(step)
+        for name, bottom, top in zip(spec.message.top, bottoms, step.tops, strict=False):
+            if name in spec.message.bottom:
+                self.overwrite(step, bottom, top)
+
+    def top(self, step: Step, i: int, name: str, value: Tensor, names: list[str]) -> int:
+        spec, graph = step.spec, self.graph
+        in_place = i < len(spec.message.bottom) and spec.message.bottom[i] == name
+        if name and names.count(name) > 1:
+            raise self.failed(spec, f"it has the top {shown(name)} twice")
+        if in_place and spec.type in _SHARES_MEMORY:
+            raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
+        if name in graph.names and not in_place:
+            raise self.failed(spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it")
+        lone = spec.type in ("Concat", "Slice") and len(step.bottoms) == len(names) == 1
+        shares = spec.type in _SHARES_MEMORY or lone or in_place
+        return self.version(name, value, self.memory[step.bottoms[i if in_place else 0]] if shares else None)
+
+    def overwrite(self, step: Step, bottom: int, top: int) -> None:
+        """Other blobs in the memory that an in-place layer wrote to get its values."""
+        graph = self.graph
+        if self.memory[top] != self.memory[bottom]:
+            return
+        for name, version in list(self.holders[self.memory[top]].items()):
+            if version in (top, bottom):
+                continue
+            changed = self.version(name, self.values[version], self.memory[top])
+            key = self.key(f"{step.spec.name}_shared")
+            graph.steps.append(Step(len(graph.steps), key, step.spec, Shared(), [top, version], [changed]))
+
+    def key(self, name: str) -> str:
+        """The layer's name as nn.Module takes it: no dot, no attribute of a module, no name that is taken.
+
+        torch.fx and torch.export write children's names into source code as they are: what would end a string there (quotes,
+        backslashes, control characters) becomes '_', too, and a keyword gets a trailing one.
+        """
+        key = unicodedata.normalize("NFKC", name)
+        key = "".join("_" if c in ".\"'\\" or not c.isprintable() else c for c in key) or "_"
+        plain = key
+        key += "_" * self.repeats[plain]
+        while key in self.keys or hasattr(self.bare, key) or keyword.iskeyword(key):
+            key += "_"
+        self.repeats[plain] = len(key) - len(plain)
+        self.keys.add(key)
+        return key
+
+    def parameters(self, step: Step) -> None:
+        """The shapes of the layer's blobs, and which of them it shares by name with earlier layers."""
+        specs = list(step.spec.message.param)
+        named = dict(step.module.named_parameters()) | dict(step.module.named_buffers())
+        for i, blob in enumerate(step.blobs):
+            shape = blob.shape if blob.shape is not None else tuple(named[blob.key].shape)
+            step.blob_shapes.append(shape)
+            step.shared.append(specs[i].name if i < len(specs) else "")
+        for i, name in enumerate(step.shared):
+            if not name:
+                continue
+            first, j = self.owners.setdefault(name, (step, i))
+            if first is step:
+                continue
+            mine, theirs = step.blobs[i], first.blobs[j]
+            if first.blob_shapes[j] != step.blob_shapes[i] or (step.load is None) != (first.load is None):
+                raise self.failed(
+                    step.spec,
+                    f"it shares its parameter {shown(name)} of shape {step.blob_shapes[i]} with {first.spec},"
+                    f" where it is {first.blob_shapes[j]}",
+                )
+            if mine.key in step.module._parameters and theirs.key in first.module._parameters:
+                step.module._parameters[mine.key] = first.module._parameters[theirs.key]
+
+    def outputs(self) -> None:
+        """Blobs that nobody reads after they were last written, in the order in which they are made."""
+        graph = self.graph
+        unread: dict[str, None] = {}
+        for step in graph.steps:
+            if isinstance(step.module, Shared):  # it writes what another layer reads or not, as before
+                continue
+            for version in step.bottoms:
+                unread.pop(graph.versions[version], None)
+            unread.update(dict.fromkeys(graph.versions[top] for top in step.tops if graph.versions[top]))
+        graph.outputs = list(unread)
+
+
+def build_graph(
+    spec: NetSpec,
+    *,
+    phase: str = "TEST",
+    stages: Sequence[str] = (),
+    level: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """Build the net of one phase on the meta device.
+
+    Raises:
+        GraphError: the layers do not make a net; says which and why.
+        UnsupportedError: a layer type, field or value that we do not compute.
+    """
+    if phase not in ("TRAIN", "TEST"):
+        raise GraphError(f"phase {phase!r} is neither 'TRAIN' nor 'TEST'.")
+    layers = kept_layers(spec, phase, stages, level)
+    graph = _Builder(spec, phase, layers, input_shapes or {}).run()
+    dropped = {id(layer) for layer in spec.layers} - {id(layer) for layer in layers}
+    outside = [str(u) for u in spec.unknown]
+    outside += [str(u) for layer in spec.layers if id(layer) in dropped for u in layer.unknown]
+    if outside:
+        graph.notes.append(f"{len(outside)} unknown fields outside of this phase's layers: {some(outside, 4)}")
+    return graph

@@ -1,0 +1,203 @@
+"""Which blob of a weight file feeds which entry of a net's state dict: Caffe's CopyTrainedLayersFrom, with every mismatch told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import MismatchError, UnsupportedError, some
+from converter.read.caffemodel import Blob, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from converter.build.graph import Graph, Step
+
+
+def open_weights(path: str | os.PathLike[str]) -> Weights:
+    """Walk a weight file of any of Caffe's formats, told apart by its first bytes.
+
+    Raises:
+        WeightsError: no weight file, or a damaged one.
+    """
+    from converter.read.caffemodel import is_hdf5, walk
+
+    path = Path(path)
+    if is_hdf5(path):
+        from converter.read.hdf5 import walk_hdf5
+
+        return walk_hdf5(path)
+    return walk(path)
+
+
+def read_blobs(path: str | os.PathLike[str]) -> dict[str, list[Blob]]:
+    """The blobs of a caffemodel (V0, V1, V2, HDF5) by layer name; of layers that share a name, the last that has blobs.
+
+    numpy.asarray(blob) gives a blob's values as float32; blob.shape and blob.dtype cost nothing.
+
+    Raises:
+        WeightsError: no weight file, or a damaged one.
+    """
+    found: dict[str, list[Blob]] = {}
+    for layer in open_weights(path).layers:
+        for blob in layer.blobs:
+            blob.check()
+        if layer.blobs or layer.name not in found:
+            found[layer.name] = layer.blobs
+    return found
+
+
+def read_mean(path: str | os.PathLike[str]) -> Any:
+    """A mean.binaryproto as a float32 array: (C, H, W), channels in the data's order (BGR where Caffe made it from images).
+
+    Raises:
+        WeightsError: the file is no single blob.
+    """
+    import numpy
+
+    from converter.read.caffemodel import walk_blob
+
+    mean = numpy.asarray(walk_blob(Path(path)))
+    return mean[0] if mean.ndim == 4 and mean.shape[0] == 1 else mean
+
+
+@dataclass
+class Plan:
+    """Where every state-dict entry of a net comes from."""
+
+    whole: dict[str, tuple[Blob, tuple[int, ...]]] = field(default_factory=dict)  # the blob's values as they are, in this shape
+    made: list[tuple[Step, list[Blob]]] = field(default_factory=list)  # layers whose values change on the way
+    filled: list[Step] = field(default_factory=list)  # second layers of a name, which Caffe leaves at their fillers; layers drawn anew
+    notes: list[str] = field(default_factory=list)
+
+
+def changed(step: Step, blobs: list[Blob]) -> dict[str, Tensor]:
+    """The state-dict entries of a layer whose values change on the way."""
+    made = step.load([tensor_of(blob, shape) for blob, shape in zip(blobs, step.blob_shapes, strict=True)])
+    return {f"{step.key}.{key}": value for key, value in made.items()}
+
+
+def tensor_of(blob: Blob, shape: tuple[int, ...]) -> Tensor:
+    """A blob's values as float32, in the net's shape: old files pad it with leading axes of 1."""
+    import numpy
+    import torch
+
+    return torch.from_numpy(numpy.asarray(blob)).reshape(shape)
+
+
+def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
+    """Find each of the net's blobs in the weight file.
+
+    As in Caffe, a layer of the file goes to the net's first layer of that name, later ones overwrite earlier ones, and
+    layers the net does not have are passed over. Unlike Caffe, blobs that the file lacks are an error. Layers named in
+    `fresh` take nothing from the file.
+
+    Raises:
+        MismatchError: every missing, unexpected and differing blob, in one message.
+        UnsupportedError: layers that share a name and draw random numbers.
+    """
+    plan = Plan()
+    first: dict[str, Step] = {}
+    for step in graph.steps:
+        first.setdefault(step.spec.name, step)
+    in_net = {*graph.layer_names_of_inputs, *first}
+    found: dict[tuple[int, int], Blob] = {}
+    last: dict[str, Blob] = {}  # of blobs that share memory, the last one written counts
+    wrong: list[str] = []
+    unused: list[str] = []
+    doubled: list[str] = []
+    differing: set[str] = set()  # layers already reported: what they lack is not told twice
+    seen: set[str] = set()
+    for layer in weights.layers:
+        if not layer.blobs or layer.name in fresh:
+            continue  # where the net's layer of this name has some, they are found missing below
+        if layer.name not in in_net:
+            unused.append(layer.name)
+            continue
+        if layer.name not in first or not first[layer.name].blobs:
+            wrong.append(f"layer {layer.name!r}: the file has {len(layer.blobs)} blobs, the net's layer of this name none")
+            continue
+        step = first[layer.name]
+        if layer.name in seen:
+            doubled.append(layer.name)
+        seen.add(layer.name)
+        places = range(len(layer.blobs)) if layer.places is None else layer.places
+        partial = layer.places is not None and any(step.shared)  # HDF5 snapshots keep a shared blob once
+        if max(places) >= len(step.blobs) or not (partial or len(places) == len(step.blobs)):
+            have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
+            want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.blob_shapes)
+            differing.add(layer.name)
+            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})"
+            wrong.append(f"layer {layer.name!r} ({step.spec.type}): {counts}")
+            continue
+        for i, blob in zip(places, layer.blobs, strict=True):
+            shape = step.blob_shapes[i]
+            if not _same_shape(blob, shape, step.spec.type):
+                differing.add(layer.name)
+                wrong.append(f"layer {layer.name!r}, blob {i} ({step.blobs[i].key}): the file has {blob.shape}, the net {shape}")
+                continue
+            blob.check()
+            found[step.index, i] = blob
+            if step.shared[i]:
+                last[step.shared[i]] = blob
+    missing = []
+    for step in graph.steps:
+        if step.spec.name in fresh:
+            plan.filled += [step] if step.blobs else []
+            continue
+        blobs: list[Blob] = []
+        for i, name in enumerate(step.shared):
+            blob_or_none = last.get(name) if name else found.get((step.index, i))
+            if blob_or_none is not None:
+                blobs.append(blob_or_none)
+            elif first[step.spec.name] is step and step.spec.name not in differing:
+                missing.append(f"layer {step.spec.name!r}, blob {i} ({step.blobs[i].key}) of shape {step.blob_shapes[i]}")
+        if len(blobs) == len(step.blobs):
+            _add(plan, step, blobs)
+        elif first[step.spec.name] is not step:
+            _second_of_a_name(step, plan, graph.where)
+    if wrong or missing:
+        parts = [f"these do not fit: {some(wrong)}"] if wrong else []
+        parts += [f"the file lacks {len(missing)}: {some(missing)}"] if missing else []
+        parts += [f"the file has, but the net does not: {some([repr(name) for name in unused])}"] if unused else []
+        raise MismatchError(f"{weights.path} holds weights for another net than {graph.where}: {'. And '.join(parts)}.")
+    if unused:
+        plan.notes.append(f"{len(unused)} layers of the weight file are not in the net: {some(unused, 8)}")
+    if doubled:
+        plan.notes.append(f"the weight file has several layers named {', '.join(sorted(set(doubled)))}; as in Caffe, the last one counts")
+    return plan
+
+
+def _add(plan: Plan, step: Step, blobs: Sequence[Blob]) -> None:
+    if not blobs:
+        return
+    if step.load is not None:
+        plan.made.append((step, list(blobs)))
+    else:
+        entries = zip(step.blobs, blobs, step.blob_shapes, strict=True)
+        plan.whole.update({f"{step.key}.{target.key}": (blob, shape) for target, blob, shape in entries})
+
+
+def _second_of_a_name(step: Step, plan: Plan, where: str) -> None:
+    """Caffe gives all weights to the first layer of a name; the second keeps what its fillers made of it."""
+    for blob in step.blobs:
+        if getattr(blob.filler, "type", "constant") != "constant":
+            raise UnsupportedError(
+                f"{where}: {step.spec} shares its name with an earlier layer, so Caffe leaves it at random numbers; rename it."
+            )
+    plan.filled.append(step)
+    plan.notes.append(f"layer {step.spec.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")
+
+
+def _same_shape(blob: Blob, shape: tuple[int, ...], type_: str) -> bool:
+    """Caffe's ShapeEquals: four old-style dimensions are compared with leading axes of 1 added to the net's shape.
+
+    The forks that have a BN layer write its vectors as (1, C) or (1, C, 1, 1).
+    """
+    if blob.shape == shape or (type_ == "BN" and [d for d in blob.shape if d != 1] == [d for d in shape if d != 1]):
+        return True
+    padded = (1,) * (4 - len(shape)) + shape
+    return blob.legacy and blob.shape == padded

@@ -1,0 +1,224 @@
+"""How layer functions are found and called; the families beside this file hold the layers themselves."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converter.errors import GraphError, UnsupportedError, some
+from converter.read.schema import is_repeated
+from converter.read.text import Unknown
+from converter.read.upgrade import LayerSpec
+
+ENGINE = {"engine": "chooses an implementation, not a result"}
+TRAINING = "used in training only"
+
+# Fields of the layer itself that forks add and that do not change what it computes.
+_FORK_FIELDS = {
+    "engine": "Intel Caffe's choice of a library",
+    "device": "a fork's placement",
+    "forward_type": "NVIDIA Caffe's storage precision",
+    "backward_type": "NVIDIA Caffe's storage precision",
+    "forward_math": "NVIDIA Caffe's arithmetic precision",
+    "backward_math": "NVIDIA Caffe's arithmetic precision",
+    "cudnn_math_override": "NVIDIA Caffe's choice of an implementation",
+    "debug": "prints",
+    "param": TRAINING,
+    "loss_weight": TRAINING,
+    "transform_param": "the layer has no images to transform",
+    "propagate_down": TRAINING,
+}
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One of a Caffe layer's parameter blobs: the state-dict key it feeds, Caffe's filler, and its shape where the key's differs."""
+
+    key: str
+    filler: Any = None  # FillerParameter, or None for zeros
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer function returns: the module, its blobs in Caffe's order, and how blobs become state-dict values.
+
+    load(blobs) -> {key: tensor} where the values change on the way, and its inverse save({key: tensor}) -> blobs; None where
+    every blob is its key's value, as it is.
+    """
+
+    module: nn.Module
+    blobs: Sequence[Blob] = ()
+    load: Callable[[list[Tensor]], dict[str, Tensor]] | None = None
+    save: Callable[[dict[str, Tensor]], list[Tensor]] | None = None
+
+
+class Fields:
+    """A parameter message that remembers which of its fields were looked at. Enums read as their names."""
+
+    def __init__(self, message: Any, layer_message: Any, phase: str):
+        self._message, self._seen = message, set[str]()
+        self.tops, self.phase = len(layer_message.top), phase
+        self.loss, self.transform = layer_message.loss_param, layer_message.transform_param
+
+    def __getattr__(self, name: str) -> Any:
+        known = self._message.DESCRIPTOR.fields_by_name[name]
+        self._seen.add(name)
+        value = getattr(self._message, name)
+        if is_repeated(known) and known.message_type is None:
+            return tuple(value)
+        return known.enum_type.values_by_number[value].name if known.enum_type is not None else value
+
+    def has(self, name: str) -> bool:
+        """Whether a single field is set in the file."""
+        self._seen.add(name)
+        return bool(self._message.HasField(name))
+
+    def axis_of(self, x: Tensor) -> int:
+        """The field `axis`, counted from the first axis of x (Blob::CanonicalAxisIndex).
+
+        Raises:
+            ValueError: x has no such axis.
+        """
+        axis = int(self.axis)
+        if not -x.dim() <= axis < x.dim():
+            raise ValueError(f"axis {axis} lies outside of {x.dim()} axes")
+        return axis % x.dim()
+
+    def unread(self) -> list[str]:
+        return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a data layer stands for: one shape a top, None where only the data would tell."""
+
+    shapes: Sequence[tuple[int, ...] | None]
+
+
+@dataclass(frozen=True)
+class LayerType:
+    name: str
+    message: str | None  # the field of LayerParameter that holds its parameters
+    function: Callable[..., Layer | Sources | nn.Module]
+    bottoms: tuple[int, int | None]  # least and most
+    ignored: Mapping[str, str]
+    is_source: bool = False
+    is_loss: bool = False  # Caffe gives a loss layer its top where the file names none
+    removed: str | None = None  # why the layer is left out of the net
+
+
+_TYPES: dict[str, LayerType] = {}
+
+
+def layer(
+    name: str,
+    message: str | None = None,
+    *,
+    bottoms: tuple[int, int | None] = (1, 1),
+    ignored: Mapping[str, str] | None = None,
+    **flags: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the function below as the layer type of this name."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _TYPES[name] = LayerType(name, message, function, bottoms, ignored or {}, **flags)
+        return function
+
+    return register
+
+
+def layer_types() -> list[str]:
+    """The names of all layer types."""
+    return sorted(_TYPES)
+
+
+def layer_type(spec: LayerSpec, where: str) -> LayerType:
+    """The registered type of a layer.
+
+    Raises:
+        UnsupportedError: no such type; says what is near and what to do.
+    """
+    found = _TYPES.get(spec.type)
+    if found is not None:
+        return found
+    lower = {name.lower(): name for name in _TYPES}
+    near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+    if not spec.message.bottom:
+        hint += " If it only reads data, name the shape of each of its tops in input_shapes (--input-shape)."
+    raise UnsupportedError(
+        f"{where}: {spec}: this layer type is not one we compute, and we leave nothing out silently.{hint}"
+        " `convert-caffe --list-layers` names all types. Cut the layer from the prototxt if you do not need its tops,"
+        " or add the type: one function in converter/layers/."
+    )
+
+
+def build(spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: str, where: str) -> tuple[Layer | Sources, list[str]]:
+    """Build a layer's module on the meta device; also what in the layer was ignored, and why.
+
+    Raises:
+        UnsupportedError: a field or value that we cannot honour.
+        GraphError: the layer does not fit its bottoms.
+    """
+    notes = refuse_unknown(spec, kind, where)
+    least, most = kind.bottoms
+    if not least <= len(bottoms) <= (len(bottoms) if most is None else most):
+        count = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        raise GraphError(f"{where}: {spec} has {len(bottoms)} bottoms; it takes {count}.")
+    message = getattr(spec.message, kind.message) if kind.message else spec.message
+    fields = Fields(message, spec.message, phase)
+    try:
+        with torch.device("meta"):
+            made = kind.function(fields, *bottoms)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{where}: {spec}: {error}") from None
+    except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
+    unread = [name for name in fields.unread() if name not in kind.ignored] if kind.message else []
+    if unread:
+        raise UnsupportedError(f"{where}: {spec}: the fields {', '.join(unread)} of {kind.message} are set, and we do not compute them.")
+    return (made if isinstance(made, (Layer, Sources)) else Layer(made)), notes
+
+
+def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str) -> list[str]:
+    """Notes on unknown fields that change nothing.
+
+    Raises:
+        UnsupportedError: one that could change the layer's result.
+    """
+    notes, fatal = [], []
+    for unknown in spec.unknown:
+        reason = _harmless(unknown, kind)
+        if reason:
+            notes.append(f"{spec.type} {spec.name!r}: {unknown} ({reason})")
+        else:
+            fatal.append(f"{unknown} (line {unknown.line})")
+    if fatal:
+        raise UnsupportedError(
+            f"{where}: {spec} has fields that BVLC Caffe does not know and that may change its result: {some(fatal)}."
+            " If you know that they do not, delete them from the prototxt."
+        )
+    return notes
+
+
+def _harmless(unknown: Unknown, kind: LayerType) -> str | None:
+    path = unknown.path
+    if kind.is_source or kind.removed:
+        return "the layer's own reading of data is not converted"
+    if kind.message and path[0] == kind.message and len(path) > 1:
+        return {**kind.ignored, **ENGINE}.get(path[1])
+    return _FORK_FIELDS.get(path[0])
+
+
+def shapes_of(tensors: Sequence[Tensor]) -> str:
+    return ", ".join("×".join(map(str, t.shape)) or "scalar" for t in tensors) or "none"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

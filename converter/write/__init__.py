@@ -1,0 +1,1 @@
+"""A converted net becomes a file: safetensors, .pth, Python source, caffemodel."""

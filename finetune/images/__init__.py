@@ -1,0 +1,1 @@
+"""Labelled images: read, split, and made the task of a recipe."""

@@ -1,0 +1,347 @@
+"""Labelled face images for a recipe: read from any usual layout, decoded once, kept as one uint8 tensor.
+
+    faces = read("fer2013.csv")                     # or .zip, .tar.gz, class folders, .h5, .npz
+    train, public = faces.part("train"), faces.part("public")
+
+The decoded tensor lies in the cache under the sha256 of its source: <home>/expressions/<sha256>.safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.images import layouts
+from finetune.images.layouts import FER2013, LABEL_ORDERS, SPLIT_ORDER, FinetuneError, canonical
+from zoo.errors import CacheError
+from zoo.files.store import digests, home, replacing, writing
+
+__all__ = [
+    "FER2013", "FERPLUS_VOTES", "LABEL_ORDERS", "Expressions", "FinetuneError", "check_classes", "exact_duplicates",
+    "read", "reorder", "vote_targets", "with_votes",
+]  # fmt: skip
+
+# The ten columns of fer2013new.csv (microsoft/FERPlus), counts of ten people each; NF is "no face".
+FERPLUS_VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+DECODER = "1"  # part of the cache's names: raise it when the same source decodes to something else
+# On FER2013 the most voted FER+ class is the label on 63 % of all rows and 58 % of the worst thousand; one row off, on 20 %.
+LEAST_AGREEMENT = 0.4
+DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)  # what a file of the cache may raise that is not what was written
+FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
+
+
+@dataclass(frozen=True)
+class Expressions:
+    """Decoded images with their labels; the i-th entry of every field belongs to the i-th image.
+
+    images   (N, H, W) uint8 grey or (N, 3, H, W) uint8 RGB, 0..255, on the CPU
+    labels   (N,) int64, positions in `classes`
+    split    (N,) str: "train", "public", "private", "val" or "test"
+    classes  class names in label order
+    name     the source's file name; sha256: of the file's bytes, or of a folder's names and bytes
+    votes    (N, 10) float32 counts in the order of FERPLUS_VOTES, or None
+    notes    what was left out of the source, in words
+    """
+
+    images: Tensor
+    labels: Tensor
+    split: tuple[str, ...]
+    classes: tuple[str, ...]
+    name: str
+    sha256: str
+    votes: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def counts(self) -> dict[str, int]:
+        """Images per split, in the order train, public, private, val, test."""
+        return split_counts(self.split)
+
+    def rows(self, *splits: str) -> Tensor:
+        """(n,) int64 positions of the images of these splits. Raises FinetuneError where there are none."""
+        return split_rows(self.split, splits, f"{self.name}: no images")
+
+    def part(self, *splits: str) -> Expressions:
+        """The images of these splits, in their order."""
+        return self.take(self.rows(*splits))
+
+    def take(self, rows: Tensor) -> Expressions:
+        """The images at `rows` (n,) int64."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            split=tuple(self.split[row] for row in rows.tolist()),
+            votes=None if self.votes is None else self.votes[rows],
+        )
+
+
+def split_counts(split: Sequence[str]) -> dict[str, int]:
+    return {name: count for name in SPLIT_ORDER if (count := split.count(name))}
+
+
+def split_rows(split: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
+    """(n,) int64 positions where `split` is one of `wanted`. Raises FinetuneError where there are none."""
+    found = torch.tensor([row for row, name in enumerate(split) if name in wanted], dtype=torch.int64)
+    if not len(found):
+        raise FinetuneError(f"{what} in {' or '.join(wanted)}; it has {split_counts(split)}")
+    return found
+
+
+def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None = None) -> Expressions:
+    """Reads labelled images. What `path` is follows from its content:
+
+    - fer2013.csv (emotion,pixels,Usage), icml_face_data.csv, Kaggle's train.csv; also gzipped, or inside a zip, tar or tar.gz
+    - a folder per class, below train/, test/, ... or not (layouts.class_folders says how they are named and ordered);
+      `size` resizes these to size × size, which images of different sizes need
+    - HDF5 with Training_pixel, Training_label, PublicTest_pixel, ...; npz with images and labels (layouts.npz)
+    - a folder that holds one of the csv files or fer2013.tar.gz
+
+    Decoding is done once; later calls map the cached tensor, unless `cache` is false. A cache that cannot be written is no error.
+    Raises FinetuneError for everything that is no labelled image, with file, row and value, and warns (UserWarning) of what
+    was left out. FileNotFoundError and PermissionError stay what they are.
+    """
+    source = located(Path(path))
+    sha256 = source_sha256(source)
+    key = hashlib.sha256(f"{DECODER} {sha256} {size}".encode()).hexdigest()
+    place = home() / "expressions" / f"{key}.safetensors"
+    found = load_cached(place) if cache else None
+    if found is None:
+        decoded = layouts.decode(source, size)
+        found = Expressions(
+            torch.from_numpy(np.array(decoded.images, order="C")),
+            torch.from_numpy(decoded.labels),
+            tuple(decoded.split.tolist()),
+            decoded.classes,
+            source.name,
+            sha256,
+            None if decoded.votes is None else torch.from_numpy(decoded.votes),
+            decoded.notes,
+        )
+        if cache:
+            with suppress(CacheError):
+                store(found, place)
+    found = replace(found, name=source.name)
+    for note in [*found.notes, *unofficial_split(found)]:
+        warnings.warn(f"{source}: {note}", stacklevel=2)
+    return found
+
+
+def located(path: Path) -> Path:
+    """`path`, or the csv or archive inside where it is a folder that holds one, and no folders of splits or expressions."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return path
+    names = (*layouts.CSV_NAMES, "fer2013.tar.gz", "fer2013.zip")
+    inside = next((path / name for name in names if (path / name).is_file()), None)
+    folders = [folder.name for folder in layouts.subfolders(path)]
+    unpacked = any(layouts.split_of(name) or canonical(name) in (*FER2013, *layouts.NUMBERED) for name in folders)
+    return path if inside is None or unpacked else inside
+
+
+def source_sha256(source: Path) -> str:
+    """Of a file's bytes; of a folder, over each image's path and bytes."""
+    if source.is_dir():
+        return folder_sha256(source, [entry.path for entry in layouts.list_images(source)])
+    return digests(source, ())["sha256"]
+
+
+def folder_sha256(root: Path, files: Sequence[Path]) -> str:
+    """Over each file's path below `root` and its bytes, in the order of `files`."""
+    digest = hashlib.sha256()
+    for path in files:
+        relative = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
+        digest.update(len(relative).to_bytes(8, "little") + relative + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} ".encode())
+        digest.update(tensors[name].contiguous().numpy().reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def store(data: Expressions, place: Path) -> None:
+    """Writes the cache's file. Raises CacheError."""
+    split = torch.tensor([SPLIT_ORDER.index(name) for name in data.split], dtype=torch.uint8)
+    tensors = {"images": data.images, "labels": data.labels, "split": split}
+    if data.votes is not None:
+        tensors["votes"] = data.votes
+    about = {"classes": data.classes, "name": data.name, "sha256": data.sha256, "notes": data.notes}
+    store_tensors(tensors, about, place, "expressions")
+
+
+def store_tensors(tensors: dict[str, Tensor], about: dict[str, Any], place: Path, kind: str) -> None:
+    """Writes a file of the cache: whole, under its final name, or not at all. `about` is JSON. Raises CacheError."""
+    from safetensors.torch import save_file
+
+    about = {**about, "content": tensors_sha256(tensors)}
+    with writing(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            save_file(tensors, temporary, metadata={kind: json.dumps(about)})
+
+
+def load_cached(place: Path) -> Expressions | None:
+    """The cached data, or None where there are none or they are not what was written."""
+    try:
+        tensors, about = load_tensors(place, "expressions")
+        split = tuple(SPLIT_ORDER[index] for index in tensors["split"].tolist())
+        names, notes = tuple(about["classes"]), tuple(about["notes"])
+        votes = tensors.get("votes")
+        return Expressions(tensors["images"], tensors["labels"], split, names, about["name"], about["sha256"], votes, notes)
+    except DAMAGED:
+        return None
+
+
+def load_tensors(place: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, mapped from the file, and `about`, as store_tensors got them. Raises one of DAMAGED where they are not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(place, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[kind])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if about["content"] != tensors_sha256(tensors):
+        raise ValueError(f"{place}: not the content that was written")
+    return tensors, about
+
+
+def unofficial_split(data: Expressions) -> list[str]:
+    """A warning where all of FER2013 is there, but split in another way than the challenge's."""
+    if data.classes != FER2013 or len(data) != 35887 or data.counts() in FER2013_COUNTS:
+        return []
+    return [f"{data.counts()} is not FER2013's split (28,709/3,589/3,589): its numbers compare with nobody's"]
+
+
+def check_classes(expected: Sequence[str], found: Sequence[str]) -> None:
+    """Raises FinetuneError unless both name the same classes in the same order; its text shows both orders."""
+    if tuple(expected) == tuple(found):
+        return
+    width = max(map(len, [*expected, "expected"]))
+    rows = max(len(expected), len(found))
+    lines = [f"  {'label':>5}  {'expected':<{width}}  found"]
+    for label in range(rows):
+        left, right = (names[label] if label < len(names) else "-" for names in (expected, found))
+        lines.append(f"  {label:>5}  {left:<{width}}  {right}{'' if left == right else '   <'}")
+    known = {order: name for name, order in LABEL_ORDERS.items()}
+    for what, names in (("expected", expected), ("found", found)):
+        if origin := known.get(tuple(map(canonical, names))):
+            lines.append(f"  {what} is the order of {origin}")
+    if sorted(expected) == sorted(found):
+        lines.append("  The names are the same: reorder(data, expected) renumbers the labels")
+    else:
+        lines.append("  The classes differ: train a new head (or name the folders alike)")
+    raise FinetuneError("\n".join(["class names differ, so labels mean different things:", *lines]))
+
+
+def reorder(data: Expressions, classes: Sequence[str]) -> Expressions:
+    """The same images with labels renumbered to the order of `classes`. Raises FinetuneError unless the names are the same."""
+    if sorted(data.classes) != sorted(classes):
+        check_classes(classes, data.classes)
+    position = torch.tensor([list(classes).index(name) for name in data.classes])
+    return replace(data, labels=position[data.labels], classes=tuple(classes))
+
+
+def with_votes(data: Expressions, path: str | os.PathLike[str]) -> Expressions:
+    """Joins FER+'s fer2013new.csv row by row: the file has fer2013.csv's rows in its order (FERPlus README).
+
+    Raises FinetuneError where the file and `data` cannot be in the same order: another number of rows, another Usage, or a
+    thousand rows whose most voted class is seldom the label.
+    """
+    with Path(path).open("rb") as stream:
+        lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in layouts.numbered_lines(stream, str(path))]
+    rows = [(number, [field.strip(' "\t\r\n\0\ufeff') for field in fields]) for number, fields in lines]
+    header = [field.lower() for field in rows[0][1]]
+    missing = [name for name in FERPLUS_VOTES if name.lower() not in header]
+    if missing or "usage" not in header:
+        raise FinetuneError(f"{path}, line 1: no column {', '.join(missing) or 'Usage'}; expected FER+'s fer2013new.csv")
+    body = [(number, fields) for number, fields in rows[1:] if any(fields)]
+    if len(body) != len(data):
+        raise FinetuneError(f"{path}: {len(body):,} rows for {len(data):,} images of {data.name}; votes join to the whole of fer2013.csv")
+    columns, usage = [header.index(name.lower()) for name in FERPLUS_VOTES], header.index("usage")
+    votes = torch.empty(len(data), len(columns))
+    for row, (number, fields) in enumerate(body):
+        place = f"{path}, line {number} (row {row + 1})"
+        if len(fields) != len(header):
+            raise FinetuneError(f"{place}: {len(fields)} fields where the header has {len(header)}; fetch the file again")
+        if layouts.split_of(fields[usage]) != data.split[row]:
+            raise FinetuneError(
+                f"{place}, Usage: {fields[usage]!r}, but image {row + 1} of {data.name} is {data.split[row]}: not fer2013.csv's order"
+            )
+        for position, column in enumerate(columns):
+            if not (fields[column].isdecimal() and fields[column].isascii() and len(fields[column]) < 4):
+                what = f"{place}, {FERPLUS_VOTES[position]}: {fields[column][:40]!r}"
+                raise FinetuneError(f"{what} is no count of votes; fetch the file again")
+            votes[row, position] = int(fields[column])
+    if data.classes == FER2013:
+        label_of = torch.tensor([FER2013.index(name) if (name := canonical(vote)) in FER2013 else -1 for vote in FERPLUS_VOTES[:8]])
+        agree = (label_of[votes[:, :8].argmax(1)] == data.labels).float()
+        for start in range(0, len(data) - 999, 1000):
+            if (share := agree[start : start + 1000].mean().item()) < LEAST_AGREEMENT:
+                raise FinetuneError(
+                    f"{path}, rows {start + 1} to {start + 1000}: the votes agree with {share:.0%} of the labels of {data.name}"
+                    " (about 63 % in the right order): its images are not in fer2013.csv's order. Read fer2013.csv itself"
+                )
+    return replace(data, votes=votes)
+
+
+def vote_targets(data: Expressions, classes: Sequence[str], mode: Literal["hard", "soft"]) -> tuple[Tensor, Tensor]:
+    """FER+ votes as targets: (N, K) float32 over `classes`, each row summing to 1, and (N,) bool, which rows to use.
+
+    "hard" puts 1 on the most voted class; "soft" gives each class its share of the votes for `classes`. Not to be used (and all
+    zero) are rows where the most voted column is no one of `classes` ("unknown", "NF", perhaps "contempt") or, in "hard", is a tie.
+    Names are matched by meaning: "angry" is FER+'s "anger". Raises FinetuneError for data without votes or classes FER+ lacks.
+    """
+    if data.votes is None:
+        raise FinetuneError(f"{data.name}: has no FER+ votes; join them first: with_votes(data, 'fer2013new.csv')")
+    columns = {canonical(name): column for column, name in enumerate(FERPLUS_VOTES[:8])}
+    if lacking := [name for name in classes if canonical(name) not in columns]:
+        raise FinetuneError(f"FER+ has no votes for {', '.join(lacking)}; it has {', '.join(columns)}")
+    chosen = data.votes[:, [columns[canonical(name)] for name in classes]]
+    highest = data.votes.max(1, keepdim=True).values
+    usable = (chosen == highest).any(1) & (highest[:, 0] > 0)
+    if mode == "hard":
+        usable &= (data.votes == highest).sum(1) == 1
+        targets = (chosen == highest).float()
+    else:
+        targets = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
+    return targets * usable[:, None], usable
+
+
+def exact_duplicates(data: Expressions, of: Sequence[str] = ("private",), among: Sequence[str] = ("train", "public")) -> Tensor:
+    """(n,) int64 positions of the images of splits `of` that have a byte-identical copy in the splits `among`, ascending.
+
+    In FER2013 314 private images have one in train or public, 288 in train.
+    """
+
+    rows = data.rows(*of)
+    return rows[copied(data, rows, data.rows(*among))]
+
+
+def copied(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
+    """(len(rows),) bool: which of these images have a byte-identical copy among those others."""
+
+    def hashes(rows: Tensor) -> list[bytes]:
+        return [hashlib.sha256(image.tobytes()).digest() for image in data.images[rows].numpy()]
+
+    known = set(hashes(among))
+    return torch.tensor([digest in known for digest in hashes(rows)])

@@ -1,0 +1,123 @@
+"""Images as a recipe's task: all of them on the device as uint8, augmented there a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.images.data import Expressions
+from finetune.runs.metrics import mean_log_probability
+from finetune.train.augment import Augment, augmented, draw, shrunk, size_of, ten_crop, view
+from finetune.train.loop import Predict, generator, predictor
+from zoo.cards.record import Preprocess
+
+EVALUATED = 256  # images a batch where no gradient is kept
+
+
+class ImageTask:
+    """`splits` names the rows of `data` that are trained on ("train") and that are looked at; a split may have any name.
+
+    `targets` (n,) or (n, K) stands in for the training rows' labels. The images are moved to the device once: 2,304 bytes each for
+    FER2013's 48×48.
+    """
+
+    def __init__(
+        self,
+        data: Expressions,
+        splits: Mapping[str, Tensor],
+        spec: Preprocess,
+        augment: Augment,
+        device: torch.device,
+        targets: Tensor | None = None,
+    ) -> None:
+        self.classes = data.classes
+        self.spec, self.augment, self.device = spec, augment, device
+        self.splits = dict(splits)
+        self.all_labels = data.labels
+        self.targets = data.labels[self.splits["train"]] if targets is None else targets
+        self.images = shrunk(data.images, size_of(spec)).to(device)
+
+    def labels(self, split: str) -> Tensor:
+        return self.all_labels[self.splits[split]]
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (draw(len(rows), generator),)
+
+    def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
+        return (augmented(self.of("train", rows), draws[0], self.augment, self.spec),)
+
+    def logits(self, predict: Predict, split: str, cut: tuple[float, float, float, bool] | None = None) -> Tensor:
+        """(n, K) of one view of the split's images: what zoo.preprocess() shows unless `cut` says otherwise (augment.view)."""
+        return predict(lambda rows: (view(self.of(split, rows), self.spec, cut),), len(self.splits[split]), EVALUATED)
+
+    def ten_crop(self, predict: Predict, split: str, part: float) -> Tensor:
+        """(n, K) the log of the mean probability over ten views."""
+        return mean_log_probability([self.logits(predict, split, cut) for cut in ten_crop(part)])
+
+    def of(self, split: str, rows: Tensor) -> Tensor:
+        """The uint8 images at these positions of a split, on the device."""
+        return self.images[self.splits[split][rows].to(self.device)]
+
+
+class FeatureTask:
+    """An ImageTask whose net is frozen below `classify`: what `embed` says of every image is computed once, in several views.
+
+    View 0 is the whole image, the others are augmented; each epoch draws one for each image.
+    """
+
+    def __init__(self, images: ImageTask, model: nn.Module, views: int, seed: int, accelerator: Accelerator, channels_last: bool) -> None:
+        self.images, self.classes, self.targets = images, images.classes, images.targets
+        predict = predictor(Embed(model), accelerator, channels_last)
+        count = len(images.targets)
+        found = [images.logits(predict, "train")]
+        for number in range(1, views):
+            draws = draw(count, generator(seed, number))
+            found.append(
+                predict(
+                    lambda rows, draws=draws: (augmented(images.of("train", rows), draws[rows], images.augment, images.spec),),  # type: ignore[misc]
+                    count,
+                    EVALUATED,
+                )
+            )
+        self.features = torch.stack(found).to(images.device)
+        self.looked_at = {split: images.logits(predict, split) for split in images.splits if split != "train"}
+
+    def labels(self, split: str) -> Tensor:
+        return self.images.labels(split)
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (torch.randint(len(self.features), (len(rows),), generator=generator),)
+
+    def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
+        device = self.features.device
+        return (self.features[draws[0].to(device), rows.to(device)],)
+
+    def logits(self, predict: Predict, split: str) -> Tensor:
+        features = self.looked_at[split]
+        return predict(lambda rows: (features[rows].to(self.images.device),), len(features), 4096)
+
+
+class Embed(nn.Module):
+    """The net up to its features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.embed(x)  # type: ignore[operator]
+
+
+class Classify(nn.Module):
+    """The net above its features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features, and what else classify() takes: the lengths of clips."""
+        return self.model.classify(*features)  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""Training, of images and clips alike."""

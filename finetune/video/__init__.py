@@ -1,0 +1,1 @@
+"""Raw video: decoded, its faces found and aligned."""

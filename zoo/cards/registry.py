@@ -1,0 +1,27 @@
+"""Finds cards by name. The cards stand in face_cards.py and imagenet_cards.py: adding a model touches one of them."""
+
+from __future__ import annotations
+
+import difflib
+
+from zoo.cards import faces as face_cards
+from zoo.cards import imagenet as imagenet_cards
+from zoo.cards.record import Card
+from zoo.errors import UnknownModel
+
+CARDS: tuple[Card, ...] = (*face_cards.CARDS, *imagenet_cards.CARDS)
+
+
+def list_models() -> list[str]:
+    """The names that zoo.load takes."""
+    return [card.name for card in CARDS]
+
+
+def card_of(name: str) -> Card:
+    """The card of a model. Raises UnknownModel, with the names that come close."""
+    for card in CARDS:
+        if card.name == name:
+            return card
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), list_models(), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "zoo.list_models() names them all."
+    raise UnknownModel(f"the zoo has no model {name!r}. {hint}")

@@ -1,0 +1,1 @@
+"""Files of models: fetched, proved, kept in the cache."""

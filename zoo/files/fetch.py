@@ -1,0 +1,312 @@
+"""Brings a model's files into the cache, proven: from their mirrors (fetch) or from the user's disk (add).
+
+What arrives is held against the published checksums; what agrees is renamed into place, and what does not is deleted,
+and the next mirror is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from zoo.cards import registry
+from zoo.cards.record import Archive, Card, Checksum, File, Mirror
+from zoo.errors import FetchError, Offline, ProofError, Unverified
+from zoo.files import archive, parts
+from zoo.files import store as cache
+from zoo.files.http import Job, Limits, MirrorFailed, download
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What verify() says of one file."""
+
+    file: str
+    state: Literal["proven", "pinned", "missing", "wrong"]
+    detail: str
+
+
+def fetch(
+    name: str, *, accept_terms: bool = False, allow_unverified: bool = False, progress: bool | None = None
+) -> dict[str, Path]:
+    """Returns {file name: path} of the model's needed files, fetching what the cache does not have.
+
+    `progress` None shows a bar on a terminal. Raises UnknownModel, TermsNotAccepted, Offline, Unverified (nobody has
+    published a checksum; `allow_unverified` takes the file and pins what came), FetchError with each mirror's reason,
+    or CacheError.
+    """
+    card = registry.card_of(name)
+    cache.accept_terms(card, accept_terms)
+    place = cache.folder(card)
+    return {
+        file.name: obtain(file, place, together=card.files, allow_unverified=allow_unverified, progress=progress)
+        for file in card.files
+        if file.needed
+    }
+
+
+def obtain(
+    file: File,
+    place: Path,
+    *,
+    together: Sequence[File] = (),
+    allow_unverified: bool = False,
+    progress: bool | None = None,
+    limits: Limits | None = None,
+) -> Path:
+    """The proven `file` in the folder `place`. Files of `together` that the same archive holds come along."""
+    if hit := cache.cached(place, file):
+        return hit
+    if os.environ.get("CAFFEZOO_OFFLINE", "0") not in ("", "0"):
+        raise Offline(f"{file.name} is not in {place}, and CAFFEZOO_OFFLINE is set. {_by_hand(place.name)}")
+    if not file.mirrors:
+        raise FetchError(f"{file.name} has no address that can be fetched. {_by_hand(place.name)}")
+    mirrors = [mirror for mirror in file.mirrors if allow_unverified or _provable(place, file, mirror)]
+    if not mirrors:
+        raise Unverified(_unverified(place.name, file))
+    with parts.lock(place):
+        if hit := cache.cached(place, file) or cache.prove_in_place(place, file):
+            return hit
+        failures = []
+        for mirror in mirrors:
+            size = mirror.archive.size if mirror.archive else file.size
+            job = Job(mirror.url, file.name, size, progress, limits or Limits())
+            siblings = _siblings(place, file, mirror, together, allow_unverified)
+            try:
+                with cache.writing(place):
+                    path = _from_mirror(job, mirror, file, place, siblings)
+                    for stale in parts.leftovers(place, file.name):  # of killed processes, and of other mirrors
+                        stale.unlink(missing_ok=True)
+                    return path
+            except MirrorFailed as failure:
+                failures.append(f"  {mirror.url}\n    {failure}")
+    if hit := cache.cached(place, file):  # where locks do not work, another process may have been luckier
+        return hit
+    raise FetchError("\n".join([f"no mirror gives {file.name}:", *failures, f"  {_by_hand(place.name)}"]))
+
+
+def add(
+    name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, allow_unverified: bool = False
+) -> dict[str, Path]:
+    """Copies a file from disk into the cache, under the same checks: the authors' archive, or one of its members.
+
+    Returns {file name: path} of what came in. Raises ProofError if the file is none of the model's, Unverified if
+    nothing published can tell, TermsNotAccepted and CacheError.
+    """
+    card, source = registry.card_of(name), Path(path)
+    cache.accept_terms(card, accept_terms)
+    try:
+        source.open("rb").close()
+    except OSError as error:
+        raise ProofError(f"{source} cannot be read: {error.strerror}") from error
+    place = cache.folder(card)
+    taken: dict[str, Path] = {}
+    refusals = []
+    with parts.lock(place), cache.writing(place):
+        for file, mirror in _ways_in(card, source):
+            if file.name in taken:
+                continue
+            if not (allow_unverified or _provable(place, file, mirror)):
+                refusals.append(_unverified(name, file))
+                continue
+            body = _copy(source, place) if mirror.archive is None else source
+            siblings = _siblings(place, file, mirror, card.files, allow_unverified)
+            try:
+                taken[file.name] = settle(body, mirror, file, place, siblings, origin=str(source.resolve()))
+                taken |= {other.name: hit for other, _ in siblings if (hit := cache.cached(place, other))}
+            except ProofError as refusal:
+                refusals.append(str(refusal))
+            finally:
+                if body != source:
+                    body.unlink(missing_ok=True)
+    if taken:
+        return taken
+    if refusals and all("allow_unverified" in refusal for refusal in refusals):
+        raise Unverified(refusals[0])
+    names = ", ".join(file.name for file in card.files)
+    raise ProofError("\n".join(dict.fromkeys([f"{source} is none of {name}'s files ({names}):", *refusals])))
+
+
+def clean(name: str | None = None, everything: bool = False) -> list[Path]:
+    """Removes unfinished downloads and converted weights, of one model or of all; `everything` removes the authors'
+    files with their receipts, pins and accepted terms as well. Returns what is gone."""
+    cards = [registry.card_of(name)] if name else registry.CARDS
+    gone: list[Path] = []
+    for card in cards:
+        place = cache.folder(card)
+        stale = parts.leftovers(place) + list((cache.home() / "converted").glob(f"{card.name}-*.safetensors"))
+        if everything and place.is_dir():
+            stale += [path for path in place.iterdir() if not path.name.startswith(".")]
+        with cache.writing(cache.home()):
+            for path in stale:
+                path.unlink(missing_ok=True)
+        gone += stale
+    return gone
+
+
+def verify(name: str) -> list[Finding]:
+    """Reads every cached file of the model again and holds it against what is published. Changes nothing."""
+    card = registry.card_of(name)
+    place = cache.folder(card)
+    findings = []
+    for file in card.files:
+        path, receipt = place / file.name, cache.receipt_of(place / file.name)
+        if not path.is_file():
+            findings.append(Finding(file.name, "missing", f"not in {place}"))
+            continue
+        known = cache.checksums_of(place, file)
+        if not known and receipt:  # proven by its archive, which is gone
+            known = (Checksum("sha256", receipt.sha256, f"the receipt, which says: {receipt.proof}"),)
+        try:
+            cache.prove(path, file.name, file.size, known)
+        except ProofError as error:
+            findings.append(Finding(file.name, "wrong", f"{error}\ncaffe-zoo clean --all {name} removes it"))
+            continue
+        if not known:
+            findings.append(Finding(file.name, "wrong", "neither a receipt nor a published checksum speaks for it"))
+            continue
+        state: Literal["proven", "pinned"] = "pinned" if receipt and receipt.pinned else "proven"
+        findings.append(Finding(file.name, state, "; ".join(f"{each.algorithm}: {each.source}" for each in known)))
+    return findings
+
+
+Siblings = Sequence[tuple[File, str]]  # files that the same archive holds, with their paths inside
+
+
+def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Siblings, origin: str) -> Path:
+    """Proves the complete body at `source` and installs `file`, and what comes with it. Raises ProofError."""
+    outer = mirror.archive
+    if outer is None:
+        return cache.install(source, place, file, origin)
+    cache.prove(source, f"the archive of {file.name}", outer.size, outer.checksums)
+    proof = "; ".join(f"the archive's {known.algorithm} as stated by {known.source}" for known in outer.checksums)
+    wanted = {outer.member: (file, _temporary(place))}
+    wanted |= {member: (other, _temporary(place)) for other, member in siblings}
+    try:
+        found = archive.extract(source, wanted)
+        if outer.member not in found:
+            raise ProofError(f"the archive {source.name} holds no {outer.member}")
+        for member in found - {outer.member}:
+            with contextlib.suppress(ProofError):  # it is reported when it is asked for
+                cache.install(wanted[member][1], place, wanted[member][0], origin, proof)
+        return cache.install(wanted[outer.member][1], place, file, origin, proof)
+    finally:
+        for _, temporary in wanted.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _siblings(
+    place: Path, file: File, mirror: Mirror, together: Sequence[File], allow_unverified: bool
+) -> list[tuple[File, str]]:
+    """What else of the model the archive at this mirror holds, may be taken, and is not there yet."""
+    return [
+        (other, same.archive.member)
+        for other in together
+        for same in other.mirrors
+        if other != file
+        and same.archive
+        and same.url == mirror.url
+        and (allow_unverified or other.checksums or (mirror.archive and mirror.archive.checksums))
+        and not cache.cached(place, other)
+    ]
+
+
+def _from_mirror(job: Job, mirror: Mirror, file: File, place: Path, siblings: Siblings) -> Path:
+    with parts.claim(place, file.name, mirror.url) as part:
+        while True:
+            resumed = download(job, part)
+            try:
+                with _as_sent_or_unpacked(part, job) as bodies:
+                    result = _first_that_settles(bodies, mirror, file, place, siblings)
+                part.discard()
+                return result
+            except FileNotFoundError:
+                raise MirrorFailed("another process, taking this one for dead, has taken over the download") from None
+            except ProofError as error:
+                part.discard()
+                if not resumed:
+                    raise MirrorFailed(str(error)) from error
+                # Bytes of an earlier run were among them: once more, from the first byte.
+
+
+def _first_that_settles(bodies: Iterator[Path], mirror: Mirror, file: File, place: Path, siblings: Siblings) -> Path:
+    refusals = []
+    for body in bodies:
+        try:
+            return settle(body, mirror, file, place, siblings, mirror.url)
+        except ProofError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
+@contextmanager
+def _as_sent_or_unpacked(part: parts.Part, job: Job) -> Iterator[Iterator[Path]]:
+    """The body as it was sent and, if the server packed it in flight, as it was before. Misconfigured servers call a
+    .tar.gz "encoded" as well, so only the checksum can tell which of the two is the file."""
+    plain = _temporary(part.path.parent)
+    limit = job.limits.largest if job.size is None else job.size
+
+    def bodies() -> Iterator[Path]:
+        encoding = part.note.encoding
+        yield part.path
+        if encoding in ("gzip", "x-gzip"):
+            try:
+                with gzip.open(part.path) as packed, plain.open("wb") as out:
+                    while (block := packed.read(cache.BLOCK)) and out.tell() <= limit:
+                        out.write(block)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise ProofError(f"the body came gzip-encoded and damaged ({error})") from error
+            yield plain
+
+    try:
+        yield bodies()
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _ways_in(card: Card, source: Path) -> Iterator[tuple[File, Mirror]]:
+    """Each reading of the user's file that may make it one of the model's, the plainest first."""
+    packed = archive.is_archive(source)
+    sizes = (None, source.stat().st_size)
+    for file in card.files:
+        named = file.name == source.name
+        if named or (file.checksums and file.size in sizes and not packed):
+            yield file, Mirror(url="")
+        archives = {mirror.archive: mirror for mirror in file.mirrors if mirror.archive} if packed else {}
+        for published, mirror in archives.items():
+            yield file, mirror
+            yield file, replace(mirror, archive=Archive(published.member))  # packed again by somebody
+
+
+def _provable(place: Path, file: File, mirror: Mirror) -> bool:
+    return bool(cache.checksums_of(place, file) or (mirror.archive and mirror.archive.checksums))
+
+
+def _copy(source: Path, place: Path) -> Path:
+    target = _temporary(place)
+    shutil.copyfile(source, target)
+    return target
+
+
+def _temporary(place: Path) -> Path:
+    return place / f".{secrets.token_hex(8)}.tmp"
+
+
+def _unverified(name: str, file: File) -> str:
+    return (
+        f"nobody has published a checksum of {name}'s {file.name}, so nothing can prove the bytes."
+        " allow_unverified=True (--allow-unverified) takes them on trust, once: what comes is pinned"
+    )
+
+
+def _by_hand(name: str) -> str:
+    return f"With the file in hand: zoo.add({name!r}, path), or caffe-zoo add {name} PATH"

@@ -1,0 +1,229 @@
+"""The cache on disk: where files lie, what proves them, and how a file gets its final name.
+
+    <home>/<model>/<file>                the authors' bytes, proven
+    <home>/<model>/<file>.receipt.json   size, sha256, and what proved them
+    <home>/<model>/terms.json            that the terms were accepted
+    <home>/<model>/.*.part               downloads under way (parts.py)
+    <home>/converted/*.safetensors       converted weights, named after the bytes they came from (load.py)
+
+A file gets its final name by rename, after its bytes are proven and on disk. So a file that has its name is whole,
+and a hit costs two system calls and a small read: no lock, no write, no hashing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from zoo.cards.record import Card, Checksum, File
+from zoo.errors import CacheError, ProofError, TermsNotAccepted
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Receipt:
+    size: int
+    sha256: str
+    proof: str  # which published checksums agreed, or that the file was pinned on first use
+    origin: str  # the URL or path the bytes came from
+    pinned: bool = False
+
+
+def home() -> Path:
+    """$CAFFEZOO_HOME, or the user's cache directory."""
+    if chosen := os.environ.get("CAFFEZOO_HOME"):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("caffezoo")
+
+
+def folder(card: Card) -> Path:
+    return home() / card.name
+
+
+def receipt_of(path: Path) -> Receipt | None:
+    try:
+        return Receipt(**json.loads(path.with_name(path.name + ".receipt.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def cached(place: Path, file: File) -> Path | None:
+    """The proven file, or None. Says None too where the card has changed since the file was proven."""
+    path = place / file.name
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return None
+    receipt = receipt_of(path)
+    if receipt is None or receipt.size != size or file.size not in (None, size):
+        return None
+    if any(known.algorithm == "sha256" and known.value != receipt.sha256 for known in file.checksums):
+        return None
+    return path
+
+
+def digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """The file's digests, read once from disk. "git-blob-sha1" is the id that git gives the content."""
+    hashes = {}
+    for algorithm in {"sha256", *algorithms}:
+        name = "sha1" if algorithm == "git-blob-sha1" else algorithm
+        hashes[algorithm] = hashlib.new(name, usedforsecurity=False)
+    if "git-blob-sha1" in hashes:
+        hashes["git-blob-sha1"].update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb", buffering=0) as source:
+        while block := source.read(BLOCK):
+            for each in hashes.values():
+                each.update(block)
+    return {algorithm: each.hexdigest() for algorithm, each in hashes.items()}
+
+
+def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ...]) -> tuple[int, str]:
+    """Holds the file at `path` against everything published about it; returns its (size, sha256).
+
+    Raises ProofError, which lists every disagreement with the source of the claim.
+    """
+    found_size = path.stat().st_size
+    if size not in (None, found_size):
+        raise ProofError(f"{what}: {found_size:,} bytes where {size:,} are expected{_looks_like(path)}")
+    found = digests(path, (known.algorithm for known in checksums))
+    wrong = [
+        f"  {known.algorithm} is {found[known.algorithm]}, but {known.value} is published by {known.source}"
+        for known in checksums
+        if found[known.algorithm] != known.value
+    ]
+    if wrong:
+        raise ProofError("\n".join([f"{what}: these are not the published bytes{_looks_like(path)}", *wrong]))
+    return found_size, found["sha256"]
+
+
+def checksums_of(place: Path, file: File) -> tuple[Checksum, ...]:
+    """The published checksums; where there are none, the one that was pinned when the file first came."""
+    receipt = None if file.checksums else receipt_of(place / file.name)
+    if receipt and receipt.pinned:
+        return (Checksum("sha256", receipt.sha256, f"this cache, pinned on first use, from {receipt.origin}"),)
+    return file.checksums
+
+
+def install(temporary: Path, place: Path, file: File, origin: str, archive_proof: str = "") -> Path:
+    """Proves the bytes at `temporary` and gives them their name in the cache. Raises ProofError or CacheError.
+
+    `archive_proof` names the checksum that proved the archive the file was taken from.
+    """
+    known = checksums_of(place, file)
+    size, sha256 = prove(temporary, file.name, file.size, known)
+    proof = "; ".join([*(f"{each.algorithm} as stated by {each.source}" for each in known), archive_proof]).strip("; ")
+    pinned = not file.checksums and not archive_proof
+    receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
+    path = place / file.name
+    with writing(place):
+        _sync(temporary)
+        # The receipt goes first: a file must never stand under its name without one.
+        write_json(path.with_name(path.name + ".receipt.json"), asdict(receipt))
+        temporary.replace(path)
+        _sync(place)
+    return path
+
+
+def prove_in_place(place: Path, file: File) -> Path | None:
+    """Takes in a file that lies in the cache without a valid receipt, if a published checksum proves it."""
+    path = place / file.name
+    if not file.checksums or not path.is_file():
+        return None
+    try:
+        return install(path, place, file, origin=str(path))
+    except ProofError:
+        return None
+
+
+def accept_terms(card: Card, accepted: bool) -> None:
+    """Raises TermsNotAccepted unless the terms ask nothing, were accepted before, or are accepted now."""
+    if not card.terms.ask:
+        return
+    record = folder(card) / "terms.json"
+    text = card.terms.licence
+    try:
+        if json.loads(record.read_bytes())["terms"] == text:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if not accepted:
+        raise TermsNotAccepted(
+            f"{card.title} comes under these terms: {text}\n  (stated by: {card.terms.source})\n"
+            f"If you agree, say so once: zoo.load({card.name!r}, accept_terms=True)"
+            f" or caffe-zoo fetch {card.name} --accept-terms"
+        )
+    with suppress(CacheError), writing(record.parent):  # in a read-only cache the agreement holds for this call
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"terms": text, "accepted": time.strftime("%Y-%m-%d")})
+
+
+def write_json(path: Path, value: object) -> None:
+    """Whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into a CacheError that says what to do."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CacheError(
+                f"the disk that holds {place} is full. What has come so far is kept: free some space and run it again,"
+                " or set CAFFEZOO_HOME to a directory with more room (caffe-zoo clean removes unfinished downloads)"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise CacheError(
+                f"{place} cannot be written ({error.strerror}), and what is asked for is not in it."
+                " Set CAFFEZOO_HOME to a writable directory, or have its owner fetch the model"
+            ) from error
+        raise CacheError(f"{place}: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot sync a directory
+            raise
+    finally:
+        os.close(handle)
+
+
+def _looks_like(path: Path) -> str:
+    """A hint for the two files that stand in for a model most often."""
+    with path.open("rb") as source:
+        start = source.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return " (it is a web page)"
+    if start.startswith(b"version https://git-lfs.github.com"):
+        return " (it is a Git LFS pointer; the file itself lies in LFS storage)"
+    return ""

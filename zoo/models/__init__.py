@@ -1,0 +1,1 @@
+"""Files become models, and models become files."""

@@ -1,0 +1,193 @@
+"""Any Caffe net of the user's as a model to finetune: converted, with a classifier for other classes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards.record import LocalCard, Preprocess
+from zoo.errors import LoadError
+from zoo.preprocess import preprocess as prepare_image
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from converter import CaffeNet
+    from converter.build.graph import Graph, Step
+
+PathLike = str | os.PathLike[str]
+
+
+def load_caffe(
+    prototxt: PathLike | None,
+    weights: PathLike | None = None,
+    *,
+    num_classes: int | None = None,
+    classifier: str | None = None,
+    preprocess: Preprocess | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> CaffeNet:
+    """A net of one input as converter.convert() makes it, which returns logits: images -> (N, classes).
+
+    A Softmax that ends the net is left out of the result (its blob is still there: `model(x, blobs=("prob",))`), and axes of
+    length 1 behind the classes are flattened. Without `weights` they are drawn as the prototxt's fillers say.
+
+    `num_classes` gives the layer `classifier` that many outputs and draws it anew; everything else is loaded, and has to fit.
+    Without `classifier` it is the one InnerProduct or Convolution whose output reaches the result through layers that
+    have no weights. `model.prototxt` is the changed net as a deploy prototxt; converter.save_caffemodel(model, path) writes
+    its weights, and the pair is a Caffe net again.
+
+    `model.preprocess` takes an image (as zoo.load's does) and does what `preprocess` says or, without it, what the prototxt's
+    transform_param says; where that says nothing, BGR in 0..255 of the input's size: the values that Caffe reads from
+    a file. It is None where the input has not three channels. `model.card` is a LocalCard; `model.labels` is ().
+
+    Raises LoadError: the files do not convert (with converter's own message), the net has several inputs or outputs, it is
+    not clear which layer gives the classes, or the mean is in a file.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+    model, layer = build(prototxt, weights, num_classes, classifier, input_shapes, empty=False)
+    spec = preprocess if preprocess is not None else _preprocess(model)
+    path = Path(prototxt if prototxt is not None else weights or "")
+    model.card = LocalCard(model.name or path.stem, f"{model.name or path.stem} (Caffe)", path, "caffe", {}, spec, layer)  # type: ignore[assignment]
+    # CaffeNet has a `preprocess` of its own; like any model of the zoo this one takes images.
+    model.preprocess = None if spec is None else functools.partial(prepare_image, spec)  # type: ignore[assignment]
+    model.labels = ()  # type: ignore[assignment]
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def build(
+    prototxt: PathLike | None,
+    weights: PathLike | None,
+    num_classes: int | None,
+    classifier: str | None,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    *,
+    empty: bool,
+) -> tuple[CaffeNet, str | None]:
+    """The net, returning logits, and the name of its classifier; `empty`: on the meta device."""
+    from converter import ConversionError
+    from converter.conversion import assemble, loaded, prepare
+
+    try:
+        # A layer that is to change may have other shapes than the weights, or none in them: the structure comes first.
+        first = weights if num_classes is None or prototxt is None else None
+        graph, plan = prepare(prototxt, first, input_shapes=input_shapes)
+        logits = result_of(graph, classifier)
+        layer = _classifier(graph, logits, classifier, needed=num_classes is not None)
+        changed = {} if num_classes is None or layer is None else {layer: num_classes}
+        if changed:
+            graph, plan = prepare(prototxt, weights, input_shapes=input_shapes, num_output=changed)
+        net = assemble(graph) if empty else loaded(graph, plan)
+    except ConversionError as error:
+        raise LoadError(str(error)) from error
+    net.outputs = (graph.versions[logits],)
+    shape = graph.shapes[logits]
+    if num_classes is not None and (shape[1:2] != (num_classes,) or prod(shape[2:]) != 1):
+        raise LoadError(
+            f"{graph.where}: with {num_classes} outputs of layer {layer!r}, {net.outputs[0]!r} has the shape {shape}, which is not"
+            f" (N, {num_classes}); classifier= names the layer that gives the classes"
+        )
+    if len(shape) > 2 and prod(shape[2:]) == 1:
+        net.register_forward_hook(_flattened)
+    return net, layer
+
+
+def _flattened(module: CaffeNet, tensors: tuple[Tensor, ...], result: Any) -> Any:
+    """(N, K, 1, 1) -> (N, K); blobs asked for by name stay as they are."""
+    return result if isinstance(result, dict) else result.flatten(1)
+
+
+def result_of(graph: Graph, classifier: str | None) -> int:
+    """The blob version that training wants: the one result, or what its Softmax reads."""
+    if len(graph.inputs) != 1:
+        raise LoadError(
+            f"{graph.where}: the net has the inputs {', '.join(graph.inputs) or '(none)'}; a model to finetune takes one. Give its deploy"
+            " prototxt, or cut the loss layers"
+        )
+    makers = _makers(graph)
+    ends = [graph.names[name] for name in graph.outputs]
+    if len(ends) > 1 and classifier is not None:
+        ends = [end for end in ends if classifier in _above(graph, end)]
+    if len(ends) != 1:
+        raise LoadError(
+            f"{graph.where}: the net has the outputs {', '.join(graph.outputs)}; a model to finetune has one. Cut the others' layers, or"
+            " name the layer that gives the classes with classifier="
+        )
+    (end,) = ends
+    step = makers[end]
+    if step.spec.type == "Softmax" and getattr(step.module, "dim", None) == 1:
+        (end,) = step.bottoms
+        if graph.names[graph.versions[end]] != end:
+            raise LoadError(f"{graph.where}: {step.spec} writes over the logits; give it a top of its own: top: \"prob\"")
+    return end
+
+
+def _makers(graph: Graph) -> dict[int, Step]:
+    return {top: step for step in graph.steps for top in step.tops}
+
+
+def _above(graph: Graph, end: int) -> set[str]:
+    """The names of all layers that a blob needs."""
+    makers, wanted, names = _makers(graph), [end], set[str]()
+    while wanted:
+        step = makers.get(wanted.pop())
+        if step is not None and step.spec.name not in names:
+            names.add(step.spec.name)
+            wanted += step.bottoms
+    return names
+
+
+def _classifier(graph: Graph, logits: int, named: str | None, *, needed: bool) -> str | None:
+    """The layer that gives the classes; None where that is not clear, which is an error if it is needed."""
+    if named is not None:
+        return named
+    makers, wanted = _makers(graph), [logits]
+    last: dict[str, Step] = {}
+    while wanted:
+        step = makers.get(wanted.pop())
+        if step is None or step.key in last:
+            continue
+        if step.blobs:
+            last[step.key] = step
+        else:
+            wanted += step.bottoms
+    found = list(last.values())
+    if len(found) == 1 and found[0].spec.type in ("InnerProduct", "Convolution"):
+        return found[0].spec.name
+    if not needed:
+        return None
+    candidates = [step.spec.name for step in graph.steps if step.spec.type == "InnerProduct"]
+    candidates = candidates or [step.spec.name for step in graph.steps if step.spec.type == "Convolution"][-5:]
+    before = ", ".join(f"{step.spec.name!r} ({step.spec.type})" for step in found) or "no layer with weights"
+    raise LoadError(
+        f"{graph.where}: it is not clear which layer gives the classes: the output {graph.versions[logits]!r} comes from {before}."
+        f" Name it with classifier= ({', '.join(map(repr, candidates)) or 'the net has no InnerProduct and no Convolution'}); above an"
+        " embedding, add an InnerProduct layer to the prototxt and name that"
+    )
+
+
+def _preprocess(net: CaffeNet) -> Preprocess | None:
+    """What the prototxt says of its images, in the zoo's form."""
+    (shape,) = net.input_shapes.values()
+    if len(shape) != 4 or shape[1] != 3:
+        return None
+    said = net.preprocess
+    if said is None:
+        return Preprocess((shape[2], shape[3]), "BGR", (0.0, 0.0, 0.0), "the prototxt says nothing: Caffe's BGR in 0..255")
+    if said.mean_file is not None:
+        raise LoadError(
+            f"the prototxt subtracts the mean image {said.mean_file!r}; say what the model is to do with preprocess=, such as"
+            " zoo.Preprocess(size=(224, 224), channels=\"BGR\", mean=tuple(converter.read_mean(FILE).mean((1, 2))), source=\"...\")"
+        )
+    means = said.mean * 3 if len(said.mean) == 1 else said.mean or (0.0, 0.0, 0.0)
+    if len(means) != 3 or said.channel_order != "BGR":
+        return None
+    return Preprocess((shape[2], shape[3]), "BGR", (means[0], means[1], means[2]), "the prototxt's transform_param", said.scale)

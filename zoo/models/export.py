@@ -1,0 +1,147 @@
+"""Back to Caffe: a model's structure as a prototxt, its weights as a caffemodel."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards.registry import CARDS
+from zoo.errors import LoadError, SaveError
+from zoo.models.named import PROTOTXTS
+from zoo.models.weights import fill
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from converter import CaffeNet
+
+# Architecture -> its net in zoo/prototxt; those that have a card are found there.
+WITHOUT_A_CARD = {"MobileFaceExpression": "mobile_face_expression.prototxt"}
+TOLERANCE = 1e-3  # of the largest output: the two nets differ by rounding (1e-6), or they are different nets
+
+
+def forms() -> dict[str, str]:
+    """The architectures that can be written as Caffe nets, each with its prototxt in zoo/prototxt."""
+    carded = {
+        card.architecture.partition(":")[2]: card.networks[0].prototxt
+        for card in CARDS
+        if card.architecture is not None and len(card.networks) == 1 and (PROTOTXTS / card.networks[0].prototxt).is_file()
+    }
+    return {**carded, **WITHOUT_A_CARD}
+
+
+def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str]) -> None:
+    """Write a model as a Caffe net: a deploy prototxt and its caffemodel (V2, float32).
+
+    For converted nets (zoo.load_caffe, converter.convert), and for the architectures whose layers Caffe has: forms() names
+    them. A model with other classes gets their number into its prototxt; a classifier above an embedding becomes an
+    InnerProduct layer "classifier". Before the files appear both nets compute one drawn input, and have to agree. The pair
+    converts back to the model's own numbers.
+
+    Raises SaveError: the model has no Caffe form (with the reason), the two nets disagree, or a file cannot be written.
+    """
+    from converter import CaffeNet, ConversionError, save_caffemodel
+    from converter.files import whole_file
+
+    if Path(prototxt).absolute() == Path(caffemodel).absolute():
+        raise SaveError(f"{prototxt} is to be the prototxt and the caffemodel, too; give them two names")
+    net = model if isinstance(model, CaffeNet) else _as_caffe(model)
+    try:
+        with whole_file(Path(prototxt)) as file:
+            file.write(net.prototxt.encode())
+            save_caffemodel(net, caffemodel)
+    except ConversionError as error:
+        raise SaveError(str(error)) from error
+
+
+def _as_caffe(model: nn.Module) -> CaffeNet:
+    """The Caffe net of a hand-written one, with its weights, proven on one input."""
+    import torch
+
+    kind = type(model)
+    if kind.__name__ not in forms():
+        raise SaveError(f"{_no_form(kind)} There is one for {', '.join(forms())}, and for converted nets")
+    _check_taps(model)
+    twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    state = twin.state_dict()
+    try:
+        net, logits = _structure(kind, state)
+        fill(net, _caffe_state(kind, state, net), (), kind.__name__)
+    except LoadError as error:
+        raise SaveError(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
+    (shape,) = net.input_shapes.values()
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        ours, caffe = twin(x), net(x, blobs=(logits,))[logits]
+    largest = ours.abs().max()
+    if not torch.allclose(caffe.reshape(ours.shape), ours, rtol=0, atol=TOLERANCE * float(largest.nan_to_num()), equal_nan=True):
+        raise SaveError(
+            f"this {kind.__name__} computes something else than the net of {forms()[kind.__name__]} with its weights: the outputs differ by"
+            f" {float((caffe.reshape(ours.shape) - ours).abs().max()):.1e}, and the largest is {float(largest):.1e}"
+        )
+    return net
+
+
+def _no_form(kind: type) -> str:
+    reasons = {
+        "MTCNN": "MTCNN is three nets and a cascade, which Caffe leaves to its caller: the authors' three files are its Caffe form.",
+        "VGGFaceRNN": "VGGFaceRNN reads clips of different lengths, which no single Caffe net does.",
+        "FaceResNetRNN": "FaceResNetRNN reads clips of different lengths, which no single Caffe net does.",
+    }
+    return reasons.get(kind.__name__, f"{kind.__name__} has no Caffe form: no prototxt in the zoo describes it.")
+
+
+def _check_taps(model: Any) -> None:
+    """A prototxt has the default's taps, and others may have the same shapes."""
+    default = inspect.signature(type(model)).parameters.get("taps")
+    if default is not None and tuple(model.taps) != tuple(default.default):
+        raise SaveError(
+            f"this {type(model).__name__} has the taps {', '.join(model.taps)}; {forms()[type(model).__name__]} is the net of the default's"
+            f" ({', '.join(default.default)}), and no other has a Caffe form"
+        )
+
+
+def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
+    """The shipped prototxt's net on the meta device, with the model's number of classes; and the blob that the model returns."""
+    from converter.conversion import assemble, prepare
+    from zoo.models.caffe import result_of
+
+    text = (PROTOTXTS / forms()[kind.__name__]).read_text(encoding="utf-8")
+    weight = state.get(f"{kind.CLASSIFIER}.weight")
+    layer = next((name for name, path in kind.FROM_CAFFE.items() if path == kind.CLASSIFIER), None)
+    changed = {} if weight is None or layer is None else {layer: len(weight)}
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "net.prototxt"
+        path.write_text(text, encoding="utf-8")
+        graph, _ = prepare(path, None, num_output=changed)
+        if weight is not None and layer is None:
+            (end,) = graph.outputs
+            path.write_text(
+                f"{text}layer {{ name: \"{kind.CLASSIFIER}\" type: \"InnerProduct\" bottom: \"{end}\" top: \"{kind.CLASSIFIER}\""
+                f" inner_product_param {{ num_output: {len(weight)} weight_filler {{ type: \"xavier\" }} }} }}\n",
+                encoding="utf-8",
+            )
+            graph, _ = prepare(path, None)
+    return assemble(graph), graph.versions[result_of(graph, None)]
+
+
+def _caffe_state(kind: Any, state: Mapping[str, Tensor], net: CaffeNet) -> dict[str, Tensor]:
+    """The inverse of from_caffe_state(): the model's weights under the Caffe net's names.
+
+    Two Caffe layers of one path (BatchNorm and Scale) each take the parameters that they have.
+    """
+    paths = {layer.replace(".", "_"): path for layer, path in {kind.CLASSIFIER: kind.CLASSIFIER, **kind.FROM_CAFFE}.items()}
+    found: dict[str, Tensor] = {}
+    taken = set[str]()
+    for key in net.state_dict():
+        layer, _, parameter = key.rpartition(".")
+        source = f"{paths.get(layer)}.{parameter}"
+        if source in state:
+            found[key] = state[source]
+            taken.add(source)
+    return {f"{kind.__name__}'s {key}": value for key, value in state.items() if key not in taken} | found

@@ -1,0 +1,187 @@
+"""From a name, or a run's folder, to a model: fetched, converted once, and mapped from the cache ever after."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards import registry
+from zoo.cards.record import Card, Network
+from zoo.errors import LoadError
+from zoo.files import store as cache
+from zoo.files.fetch import fetch
+from zoo.models.runs import is_run, load_run
+from zoo.models.weights import caffe_net, fill, hand_written, keys_of
+from zoo.preprocess import preprocess
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+PROTOTXTS = Path(__file__).parents[1] / "prototxt"
+log = logging.getLogger("caffezoo")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    accept_terms: bool = False,
+    allow_unverified: bool = False,
+) -> nn.Module:
+    """The model as an nn.Module in eval mode, with `.preprocess` (image -> input), `.card` and `.labels`.
+
+    `name` is a model's (zoo.list_models()), or the folder of a run of finetune: a Path, or a text that has a "/" in it or names
+    a folder with a card.json that no model shares its name with. A run's `.card` is a LocalCard, its `.labels` are the classes.
+
+    `pretrained=False` draws the weights anew and needs no network. `num_classes` replaces the last layer by a fresh one
+    of that many outputs (or adds one to a net that ends in an embedding). The weights are mapped from the cache: pages
+    come in as they are used, and writing to them changes no file.
+
+    Raises what fetch() raises, and LoadError where weights and architecture don't fit, the model has no last layer to
+    replace, or the folder is no finished run.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+    if is_run(name):
+        run = load_run(Path(name), pretrained=pretrained, num_classes=num_classes)
+        return run.to(device=device, dtype=dtype).eval()
+    card = registry.card_of(str(name))
+    mean = None
+    if pretrained:
+        files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified)
+        model = _with_weights(card, files, num_classes)
+        if isinstance(card.preprocess.mean, str):
+            mean = _mean_image(files[card.preprocess.mean])
+    else:
+        model = _structure(card, num_classes)
+    # CaffeNet has a `preprocess` of its own, from its prototxt; the card knows more.
+    model.preprocess = functools.partial(preprocess, card.preprocess, mean_image=mean)  # type: ignore[assignment]
+    model.card = card  # type: ignore[assignment]
+    model.labels = labels(card) if num_classes is None else ()  # type: ignore[assignment]
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def labels(card: Card) -> tuple[str, ...]:
+    """The names of the model's outputs in their order, or () where there are none or their file is not in the cache."""
+    if card.labels_file is None:
+        return card.labels
+    path = cache.folder(card) / card.labels_file
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+
+
+def prototxt_of(card: Card, network: Network) -> Path:
+    """The structure that ships with the zoo, or the one that came with the authors' weights."""
+    shipped = PROTOTXTS / network.prototxt
+    path = shipped if shipped.is_file() else cache.folder(card) / network.prototxt
+    if not path.is_file():
+        raise LoadError(f"{card.name}'s structure comes with its weights: caffe-zoo fetch {card.name}, or zoo.add, first")
+    return path
+
+
+def _with_weights(card: Card, files: Mapping[str, Path], num_classes: int | None) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    model = _structure(card, num_classes, empty=True)
+    fresh = set() if num_classes is None else keys_of(model, card.classifier)
+    path = _converted_path(card, files)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError):
+        state = {}
+    if not model.state_dict().keys() - fresh <= state.keys():  # never converted, damaged, or for another release's architecture
+        state = _convert(card, files)
+        _save(state, path, like=files[card.networks[0].weights])
+    fill(model, state, fresh, card.name)
+    return model
+
+
+def _structure(card: Card, num_classes: int | None, empty: bool = False) -> nn.Module:
+    """The net with weights drawn anew; `empty`: on the meta device, without memory for any."""
+    import torch
+
+    if card.architecture is not None:
+        package, _, name = card.architecture.partition(":")
+        with torch.device("meta" if empty else "cpu"):
+            return hand_written(getattr(importlib.import_module(package), name), {}, num_classes, card.name)
+    if num_classes is not None and card.classifier is None:
+        raise LoadError(f"{card.name} has no last layer that num_classes could replace")
+    changed = {} if num_classes is None or card.classifier is None else {card.classifier: num_classes}
+    return caffe_net(prototxt_of(card, card.networks[0]), empty=empty, num_output=changed)
+
+
+def _convert(card: Card, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """The authors' weights under the names of the net that they are for."""
+    from converter import ConversionError, convert
+
+    target = _structure(card, None, empty=True) if card.architecture is not None else None
+    state: dict[str, Tensor] = {}
+    for network in card.networks:
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            try:
+                caffe_state = convert(prototxt_of(card, network), files[network.weights]).state_dict()
+            except ConversionError as error:
+                raise LoadError(f"{card.name}: {error}") from error
+        for note in notes:  # the authors' files are known: a layer that only training used is no news to the user
+            log.info("%s: %s", card.name, note.message)
+        if target is None:
+            state |= caffe_state
+            continue
+        from architectures import from_caffe_state
+
+        part: Any = target.get_submodule(network.submodule)
+        adjusted = getattr(part, "adjust_caffe_state", dict)(caffe_state)
+        prefix = f"{network.submodule}." if network.submodule else ""
+        try:
+            renamed = from_caffe_state(part.FROM_CAFFE, adjusted, part.state_dict())
+        except ValueError as error:
+            raise LoadError(f"{card.name}, {network.weights}: {error}") from error
+        state |= {prefix + key: value for key, value in renamed.items()}
+    return {key: value.detach().contiguous() for key, value in state.items()}
+
+
+def _converted_path(card: Card, files: Mapping[str, Path]) -> Path:
+    """Named after all that the values depend on: the proven bytes, the structure, the converter's version."""
+    from converter import __version__
+
+    key = hashlib.sha256()
+    for network in card.networks:
+        receipt = cache.receipt_of(files[network.weights])
+        assert receipt is not None  # fetch() returns proven files only
+        key.update(receipt.sha256.encode() + prototxt_of(card, network).read_bytes())
+    return cache.home() / "converted" / f"{card.name}-{key.hexdigest()[:16]}-{__version__}.safetensors"
+
+
+def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
+    """Caches the converted weights, readable for those who can read `like`, if the cache can be written at all; without
+    it the next load converts again."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with cache.replacing(path) as temporary:
+            save_file(dict(state), temporary)
+            temporary.chmod(like.stat().st_mode)
+    except (OSError, SafetensorError) as error:
+        log.warning("the converted weights are not cached: %s", error)
+
+
+def _mean_image(path: Path) -> Tensor:
+    import torch
+
+    from converter import read_mean
+
+    return torch.from_numpy(read_mean(path).copy())

@@ -1,0 +1,270 @@
+"""Run folders of finetune as models: card.json says what was trained, and every word of it is checked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards import registry
+from zoo.cards.record import LocalCard, Preprocess
+from zoo.errors import LoadError
+from zoo.files.store import digests
+from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
+from zoo.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+MOST_BYTES = 4 << 20  # of card.json
+MOST_PIXELS = 1 << 14  # on a side of the input
+
+
+def is_run(name: str | os.PathLike[str]) -> bool:
+    """Whether zoo.load means a folder: a path, or a name that no model has and that a folder of a run has."""
+    if not isinstance(name, str) or os.sep in name:
+        return True
+    if not name or "\0" in name or name in registry.list_models():
+        return False
+    return any((Path(name) / file).is_file() for file in ("card.json", "config.json"))
+
+
+def load_run(folder: Path, *, pretrained: bool, num_classes: int | None) -> nn.Module:
+    """The model of a run folder on the CPU, with `.preprocess`, `.card` (a LocalCard) and `.labels`."""
+    facts = _facts(folder)
+    card = _card(facts, folder)
+    model: Any
+    if card.architecture == "caffe":
+        model, layer = _caffe(facts, card, folder, pretrained, num_classes)
+        card = replace(card, classifier=layer)
+    else:
+        model = _hand_written(facts, card, folder, pretrained, num_classes)
+    path = classifier_of(model, card.classifier)
+    last = None if path is None else dict(model.named_modules()).get(path)
+    outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
+    if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
+        raise LoadError(f"{folder / 'card.json'}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
+    assert card.preprocess is not None
+    model.preprocess = functools.partial(preprocess, card.preprocess)
+    model.card = card
+    model.labels = card.labels if num_classes is None else ()
+    return model
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What card.json holds, the types of its fields not yet checked."""
+    path = folder / "card.json"
+    try:
+        if not folder.is_dir():
+            raise LoadError(f"there is no folder {str(folder)!r}; a model by name: zoo.list_models()")
+        if not path.is_file() and (folder / "config.json").is_file():
+            raise LoadError(
+                f"{folder}: this run has no card.json: it was stopped before it had chosen weights. Continue it: the command in its"
+                " config.json, with --resume"
+            )
+        if not path.is_file():
+            raise LoadError(f"{folder}: no card.json, so no run folder of python -m finetune.<recipe>; name the folder that --out named")
+        if path.stat().st_size > MOST_BYTES:
+            raise LoadError(f"{path}: {path.stat().st_size:,} bytes are too many for a card")
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{str(folder)!r}: card.json cannot be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise LoadError(f"{path}: it holds no JSON object")
+    if facts.get("format") != FORMAT:
+        raise LoadError(f"{path}: format is {_short(facts.get('format'))}, this release of caffezoo reads {FORMAT}; update one of the two")
+    return facts
+
+
+def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
+    where = folder / "card.json"
+
+    def field(name: str, kind: type | tuple[type, ...], what: str) -> Any:
+        value = facts.get(name)
+        if not isinstance(value, kind):
+            raise LoadError(f"{where}: {name} is {_short(value)}; it has to be {what}")
+        return value
+
+    classes = field("classes", list, "a list of names")
+    if not all(isinstance(name, str) for name in classes):
+        raise LoadError(f"{where}: classes holds something that is no name: {_short(classes)}")
+    arguments = field("arguments", dict, "the arguments of the architecture, by name")
+    outputs = arguments.get("num_classes")
+    if outputs is not None and classes and outputs != len(classes):
+        raise LoadError(f"{where}: there are {len(classes)} classes, but num_classes is {_short(outputs)}")
+    architecture = field("architecture", str, "the name of a class in architectures, or \"caffe\"")
+    named = arguments.get("classifier") if architecture == "caffe" else None
+    if architecture == "caffe" and (arguments.keys() - {"classifier"} or not isinstance(named, str | None)):
+        raise LoadError(f"{where}: a Caffe net takes no arguments but the name of its classifier, not {_short(arguments)}")
+    scores = facts.get("scores") or {}
+    if not isinstance(scores, dict) or not all(_is_number(value) for value in scores.values()):
+        raise LoadError(f"{where}: scores is {_short(scores)}; it has to be numbers by name")
+    return LocalCard(
+        name=folder.absolute().name,
+        title=str(facts.get("title") or folder.name),
+        path=folder,
+        architecture=architecture,
+        arguments=arguments,
+        preprocess=_preprocess(field("preprocess", dict, "an object with size, channels, mean and scale"), where),
+        classifier=named,
+        labels=tuple(classes),
+        recipe=str(facts.get("recipe") or ""),
+        scores=scores,
+    )
+
+
+def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
+    size, resize, mean, scale = facts.get("size"), facts.get("resize"), facts.get("mean"), facts.get("scale", 1.0)
+    pair = _pair(size)
+    count = {"BGR": 3, "RGB": 3, "GRAY": 1}.get(str(facts.get("channels")))
+    if not (
+        (size is None or pair is not None)
+        and (resize is None or _is_side(resize) or _pair(resize) is not None)
+        and count is not None
+        and isinstance(mean, list)
+        and len(mean) == count
+        and all(map(_is_number, mean))
+        and (_is_number(scale) or (isinstance(scale, list) and len(scale) == count and all(map(_is_number, scale))))
+    ):
+        raise LoadError(
+            f"{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels \"BGR\", \"RGB\" or \"GRAY\","
+            " mean [a number for each channel], scale (a number, or one for each channel), and resize (a number, or [height, width])"
+        )
+    return Preprocess(
+        size=pair,
+        channels=facts["channels"],
+        mean=tuple(map(float, mean)),
+        source=str(facts.get("source") or where),
+        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
+        resize=resize if resize is None or isinstance(resize, int) else _pair(resize),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_PIXELS
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)):
+        return value[0], value[1]
+    return None
+
+
+def _hand_written(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None) -> nn.Module:
+    import torch
+
+    kind = _architecture(card.architecture, folder)
+    arguments = {**card.arguments, **_converted_part(facts, card, folder, pretrained)}
+    try:
+        with torch.device("meta"):
+            model = hand_written(kind, arguments, num_classes, str(folder))
+        if not pretrained:
+            _check_size(model, folder)
+            return hand_written(kind, arguments, num_classes, str(folder))
+    except LoadError:
+        raise
+    except Exception as error:  # what a constructor makes of a stranger's values
+        problem = f"{type(error).__name__}: {error}"
+        raise LoadError(f"{folder}: {card.architecture} cannot be built with {_short(card.arguments)}: {_short(problem)}") from error
+    fill(model, _weights(facts, folder), set() if num_classes is None else keys_of(model, None), str(folder))
+    return model
+
+
+def _converted_part(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool) -> dict[str, Any]:
+    """The converted Caffe net inside of an architecture that reads one (encoder: "caffe"), from the folder's prototxt."""
+    if card.arguments.get("encoder") != "caffe":
+        return {}
+    blob = card.arguments.get("blob")
+    net = caffe_net(_inside(folder, facts.get("prototxt"), "prototxt"), empty=pretrained)
+    if blob not in net.blobs:
+        raise LoadError(f"{folder / 'card.json'}: blob is {_short(blob)}, which the net of its prototxt hasn't")
+    return {"cnn": net}
+
+
+def _architecture(name: str, folder: Path) -> Any:
+    """A net of the package architectures: nothing else can be named."""
+    from torch import nn
+
+    import architectures
+
+    kind = getattr(architectures, name) if name in architectures.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        known = ", ".join(_nets())
+        raise LoadError(f"{folder / 'card.json'}: this release of caffezoo has no architecture {_short(name)}; it has {known}, caffe")
+    return kind
+
+
+def _nets() -> list[str]:
+    from torch import nn
+
+    import architectures
+
+    kinds = {name: getattr(architectures, name) for name in architectures.__all__}
+    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+
+
+def _check_size(model: nn.Module, folder: Path) -> None:
+    """Refuses a net that this machine cannot hold before memory is asked for."""
+    need = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise LoadError(f"{folder}: the net of its card.json has {need / 2**30:,.0f} GiB of weights, more than this machine's memory")
+
+
+def _caffe(
+    facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None
+) -> tuple[nn.Module, str | None]:
+    from zoo.models.caffe import build
+
+    prototxt = _inside(folder, facts.get("prototxt"), "prototxt")
+    model, layer = build(prototxt, None, num_classes, card.classifier, None, empty=pretrained)
+    if pretrained:
+        fill(model, _weights(facts, folder), set() if num_classes is None else keys_of(model, layer), str(folder))
+    return model, layer
+
+
+def _inside(folder: Path, name: object, what: str) -> Path:
+    """A file of the run folder itself, by a plain name."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or Path(name).name != name:
+        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}; it has to be the name of a file in the folder")
+    path = folder / name
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}: {error.strerror}") from error
+    raise LoadError(f"{path} is missing; copy it, too, or train again")
+
+
+def _weights(facts: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _inside(folder, facts.get("weights"), "weights")
+    known = facts.get("sha256")
+    if not isinstance(known, str) or len(known) != 64:
+        raise LoadError(f"{folder / 'card.json'}: sha256 is {_short(known)}; without it nothing says that {path.name} is whole")
+    try:
+        found = digests(path, ())["sha256"]
+        if found != known.lower():
+            raise LoadError(
+                f"{path}: its sha256 is {found}, card.json says {_short(known)}: it was changed or cut short. Copy it again"
+            )
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LoadError(f"{path}: no safetensors file ({error})") from error
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) else ascii(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
