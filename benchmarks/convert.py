@@ -99,7 +99,7 @@ def compare(folder: Path, rounds: int, form: str) -> None:
     python = [sys.executable, "-c"]
     command = [sys.executable, "-m", "converter.cli"]
     files = [str(deploy), str(weights)]
-    parse = f"from converter.schema import message_class as m; m('NetParameter').FromString(open({str(weights)!r}, 'rb').read())"
+    parse = f"from converter.read.schema import message_class as m; m('NetParameter').FromString(open({str(weights)!r}, 'rb').read())"
     convert = f"from converter import convert; convert({files[0]!r}, {files[1]!r})"
     rows = {
         "cp": ["cp", str(weights), str(folder / "copy")],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from converter.errors import GraphError, shown, some
 from converter.layers import Blob, Layer, Sources, build, layer_type
+from converter.layers.module import Shared
 from converter.layers.registry import first_line, refuse_unknown, shapes_of
 from converter.build.meta import QuickMeta
 from converter.net import CaffeNet
@@ -29,13 +30,6 @@ from converter.read.upgrade import LayerSpec, NetSpec
 MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
 MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
 _SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
-
-
-class Shared(nn.Module):
-    """A blob whose memory an in-place layer has just overwritten: the new values, in the blob's own shape."""
-
-    def forward(self, written: Tensor, old: Tensor) -> Tensor:
-        return written.reshape(old.shape)
 
 
 @dataclass

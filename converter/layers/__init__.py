@@ -1,4 +1,4 @@
-"""Caffe's layer types: one short function each, in one file per family.
+"""Caffe's layer types, in one file per family: for each type a short function, beside it the module that torch lacks.
 
 A function takes the fields of its parameter message and the bottoms as meta tensors (shapes without values) and returns
 the nn.Module that computes the layer, with what its blobs are called:
@@ -12,27 +12,13 @@ A field that is set but that the function neither reads nor names as ignored is 
 
 from __future__ import annotations
 
-from converter.layers import activations, convolution, data, detection, forks, losses, normalization, pooling, recurrent, shapes, weighted
+import pkgutil
+from importlib import import_module
+
 from converter.layers.registry import Blob, Fields, Layer, LayerType, Sources, build, layer_type, layer_types
 
-__all__ = [
-    "Blob",
-    "Fields",
-    "Layer",
-    "LayerType",
-    "Sources",
-    "activations",
-    "build",
-    "convolution",
-    "data",
-    "detection",
-    "forks",
-    "layer_type",
-    "layer_types",
-    "losses",
-    "normalization",
-    "pooling",
-    "recurrent",
-    "shapes",
-    "weighted",
-]
+FAMILIES = tuple(info.name for info in pkgutil.iter_modules(__path__) if info.name not in ("module", "registry"))
+for _family in FAMILIES:
+    import_module(f"{__name__}.{_family}")
+
+__all__ = ["FAMILIES", "Blob", "Fields", "Layer", "LayerType", "Sources", "build", "layer_type", "layer_types"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
-from converter import modules
+from converter.layers.module import CaffeModule
 from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
 
 
@@ -39,9 +40,16 @@ def tanh(p: Fields, x: Tensor) -> nn.Module:
     return nn.Tanh()
 
 
+class AbsVal(CaffeModule):
+    """|x|."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
 @layer("AbsVal")
 def absval(p: Fields, x: Tensor) -> nn.Module:
-    return modules.AbsVal()
+    return AbsVal()
 
 
 @layer("BNLL")
@@ -49,9 +57,33 @@ def bnll(p: Fields, x: Tensor) -> nn.Module:
     return nn.Softplus()  # log(1 + exp(x))
 
 
+class Exp(CaffeModule):
+    """base ^ (shift + scale * x); base None is e."""
+
+    def __init__(self, base: float | None = None, scale: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        self.base, self.scale, self.shift = base, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        log_base = 1.0 if self.base is None else math.log(self.base)
+        return torch.exp(x * (self.scale * log_base)) * math.exp(self.shift * log_base)
+
+
 @layer("Exp", "exp_param")
 def exp(p: Fields, x: Tensor) -> nn.Module:
-    return modules.Exp(_base(p), p.scale, p.shift)
+    return Exp(_base(p), p.scale, p.shift)
+
+
+class Log(CaffeModule):
+    """log to the base of (shift + scale * x); base None is e."""
+
+    def __init__(self, base: float | None = None, scale: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        self.base, self.scale, self.shift = base, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.log(x * self.scale + self.shift)
+        return y if self.base is None else y / math.log(self.base)
 
 
 @layer("Log", "log_param")
@@ -59,7 +91,7 @@ def log(p: Fields, x: Tensor) -> nn.Module:
     base = _base(p)
     if base == 1:
         raise ValueError("there is no logarithm to the base 1")
-    return modules.Log(base, p.scale, p.shift)
+    return Log(base, p.scale, p.shift)
 
 
 def _base(p: Fields) -> float | None:
@@ -68,14 +100,51 @@ def _base(p: Fields) -> float | None:
     return None if p.base == -1 else p.base
 
 
+class Power(CaffeModule):
+    """(shift + scale * x) ^ power."""
+
+    def __init__(self, power: float = 1.0, scale: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        self.power, self.scale, self.shift = power, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.power == 0 or self.scale == 0:  # power_layer.cpp does not look at x, be it infinite
+            return torch.full_like(x, self.shift if self.power else 1.0) ** self.power
+        y = x if self.scale == 1 else x * self.scale
+        y = y if self.shift == 0 else y + self.shift
+        return y if self.power == 1 else y**self.power
+
+
 @layer("Power", "power_param")
 def power(p: Fields, x: Tensor) -> nn.Module:
-    return modules.Power(p.power, p.scale, p.shift)
+    return Power(p.power, p.scale, p.shift)
+
+
+class Threshold(CaffeModule):
+    """1 where x > threshold, else 0."""
+
+    def __init__(self, threshold: float = 0.0):
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > self.threshold).to(x.dtype)
 
 
 @layer("Threshold", "threshold_param")
 def threshold(p: Fields, x: Tensor) -> nn.Module:
-    return modules.Threshold(p.threshold)
+    return Threshold(p.threshold)
+
+
+class Clip(CaffeModule):
+    """x, held between min and max."""
+
+    def __init__(self, min: float, max: float):
+        super().__init__()
+        self.min, self.max = min, max
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.min, self.max)
 
 
 @layer("Clip", "clip_param")
@@ -84,12 +153,23 @@ def clip(p: Fields, x: Tensor) -> nn.Module:
         raise ValueError("Clip takes both min and max")
     if p.min > p.max:
         raise ValueError(f"the min {p.min} lies above the max {p.max}")
-    return modules.Clip(p.min, p.max)
+    return Clip(p.min, p.max)
+
+
+class Swish(CaffeModule):
+    """x * sigmoid(beta * x)."""
+
+    def __init__(self, beta: float = 1.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
 
 
 @layer("Swish", "swish_param")
 def swish(p: Fields, x: Tensor) -> nn.Module:
-    return modules.Swish(p.beta)
+    return Swish(p.beta)
 
 
 @layer("Dropout", "dropout_param")
@@ -97,3 +177,10 @@ def dropout(p: Fields, x: Tensor) -> nn.Module:
     if not 0 <= p.dropout_ratio <= 1:
         raise ValueError(f"the dropout_ratio {p.dropout_ratio} is no part of 1")
     return nn.Dropout(p.dropout_ratio)  # Caffe, too, scales in training: the test phase passes x on
+
+
+@layer("ReLU6", "relu6_param", ignored=ENGINE)
+def relu6(p: Fields, x: Tensor) -> nn.Module:
+    if p.negative_slope:
+        raise ValueError(f"negative_slope {p.negative_slope}: forks do not agree on what it does below 0")
+    return nn.ReLU6()

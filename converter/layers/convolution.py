@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converter import modules
+from converter.layers.module import CaffeModule, aligned
 from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
 
 _IGNORED = {
@@ -15,6 +18,8 @@ _IGNORED = {
     "cudnn_flavor": "NVIDIA's choice of an algorithm",
     "mem_group_size": "a fork's memory setting",
 }
+
+
 _TORCH: dict[bool, dict[int, Any]] = {
     False: {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d},
     True: {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d},
@@ -46,6 +51,84 @@ def _geometry(p: Fields, x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ..
     return axis, kernel, stride, pad, dilation
 
 
+def _convolve(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+              groups: int, transposed: bool) -> Tensor:  # fmt: skip
+    """F.conv over any number of axes: torch has one to three; none is a matrix product, more are sums of slices."""
+    spatial = weight.dim() - 2
+    if spatial == 0:
+        y = _convolve(x[..., None], weight[..., None], (1,), (0,), (1,), groups, transposed)
+        return y[..., 0]
+    if spatial <= 3:
+        if transposed:
+            back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
+            return back(x, weight, None, stride, padding, 0, groups, dilation)
+        forth = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+        return forth(x, weight, None, stride, padding, dilation, groups)
+
+    def inner(part: Tensor, k: int) -> Tensor:
+        moved = part.movedim(2, 1)  # the first spatial axis joins the batch
+        y = _convolve(moved.flatten(0, 1), weight[:, :, k], stride[1:], padding[1:], dilation[1:], groups, transposed)
+        return y.reshape(*moved.shape[:2], *y.shape[1:]).movedim(1, 2)
+
+    kernel, s, p, d = weight.shape[2], stride[0], padding[0], dilation[0]
+    if transposed:
+        size = (x.shape[2] - 1) * s + d * (kernel - 1) + 1
+        whole: Tensor | None = None
+        for k in range(kernel):
+            y = inner(x, k)
+            whole = y.new_zeros(*y.shape[:2], size, *y.shape[3:]) if whole is None else whole
+            at = torch.arange(x.shape[2], device=x.device) * s + k * d
+            whole = whole.index_add(2, at, y)
+        assert whole is not None
+        return whole.narrow(2, p, size - 2 * p)
+    out = (x.shape[2] + 2 * p - d * (kernel - 1) - 1) // s + 1
+    x = F.pad(x, [0, 0] * (spatial - 1) + [p, p])
+    parts = [inner(x[:, :, k * d : k * d + (out - 1) * s + 1 : s], k) for k in range(kernel)]
+    return torch.stack(parts).sum(0)
+
+
+class Convolution(CaffeModule):
+    """Convolution along any number of trailing axes, of several bottoms with one set of weights.
+
+    Bottoms are (..., C, *spatial) with C at `axis`; all axes before it are a batch. weight: (num_output, C / groups,
+    *kernel), for `transposed` (C, num_output / groups, *kernel). Caffe's BaseConvolutionLayer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int = 1,
+        bias: bool = True,
+        axis: int = 1,
+        transposed: bool = False,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = tuple(kernel_size), tuple(stride)
+        self.padding, self.dilation = tuple(padding), tuple(dilation)
+        self.groups, self.axis, self.transposed = groups, axis, transposed
+        rows, columns = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        self.weight = nn.Parameter(torch.empty(rows, columns // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+
+    def one(self, x: Tensor) -> Tensor:
+        lead = x.shape[: self.axis]
+        x = x.reshape(-1, *x.shape[self.axis :]) if self.axis != 1 else x
+        y = _convolve(x, self.weight, self.stride, self.padding, self.dilation, self.groups, self.transposed)
+        if self.bias is not None:
+            y = y + aligned(self.bias, y, 1)
+        return y.reshape(*lead, *y.shape[1:]) if self.axis != 1 else y
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        tops = tuple(self.one(x) for x in bottoms)
+        return tops if len(tops) > 1 else tops[0]
+
+
 def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> Layer:
     x = bottoms[0]
     axis, kernel, stride, pad, dilation = _geometry(p, x)
@@ -59,7 +142,7 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
     if plain is not None:
         module = plain(channels, outputs, kernel, stride, pad, dilation=dilation, groups=groups, bias=p.bias_term)
     else:
-        module = modules.Convolution(channels, outputs, kernel, stride, pad, dilation, groups, p.bias_term, axis, transposed)
+        module = Convolution(channels, outputs, kernel, stride, pad, dilation, groups, p.bias_term, axis, transposed)
     blobs = [Blob("weight", p.weight_filler), Blob("bias", p.bias_filler)]
     return Layer(module, blobs[: 1 + p.bias_term])
 
@@ -74,6 +157,25 @@ def deconvolution(p: Fields, *bottoms: Tensor) -> Layer:
     return _convolution(p, bottoms, transposed=True)
 
 
+class Im2col(CaffeModule):
+    """(..., C, *spatial) -> (..., C * prod(kernel), *out): the columns that Caffe's convolution multiplies."""
+
+    def __init__(self, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], axis: int = 1):
+        super().__init__()
+        self.kernel_size, self.stride = tuple(kernel_size), tuple(stride)
+        self.padding, self.dilation, self.axis = tuple(padding), tuple(dilation), axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, n = self.axis + 1, len(self.kernel_size)
+        x = F.pad(x, [p for pad in reversed(self.padding) for p in (pad, pad)])
+        for i, (kernel, stride, dilation) in enumerate(zip(self.kernel_size, self.stride, self.dilation, strict=True)):
+            x = x.unfold(first + i, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+        # (..., C, *out, *kernel) -> (..., C, *kernel, *out)
+        order = [*range(first), *range(first + n, first + 2 * n), *range(first, first + n)]
+        x = x.permute(order)
+        return x.flatten(self.axis, self.axis + n)
+
+
 @layer(
     "Im2col",
     "convolution_param",
@@ -81,4 +183,24 @@ def deconvolution(p: Fields, *bottoms: Tensor) -> Layer:
 )
 def im2col(p: Fields, x: Tensor) -> nn.Module:
     axis, kernel, stride, pad, dilation = _geometry(p, x)
-    return modules.Im2col(kernel, stride, pad, dilation, axis)
+    return Im2col(kernel, stride, pad, dilation, axis)
+
+
+def _depthwise(p: Fields, x: Tensor, group: int) -> Layer:
+    """Each channel its own kernel. The forks differ in what another num_output or group does, so there is none."""
+    axis, kernel, stride, pad, dilation = _geometry(p, x)
+    channels = x.shape[1]
+    if x.dim() != 4 or axis != 1 or p.num_output != channels or group != channels:
+        raise ValueError(f"num_output {p.num_output} and group {group} must both be the {channels} channels of a bottom (N, C, H, W)")
+    module = nn.Conv2d(channels, channels, kernel, stride, pad, dilation, groups=channels, bias=p.bias_term)  # type: ignore[arg-type]
+    return Layer(module, [Blob("weight", p.weight_filler), Blob("bias", p.bias_filler)][: 1 + p.bias_term])
+
+
+@layer("ConvolutionDepthwise", "convolution_param", ignored=_IGNORED)
+def convolution_depthwise(p: Fields, x: Tensor) -> Layer:
+    return _depthwise(p, x, p.group if p.has("group") else x.shape[1])
+
+
+@layer("DepthwiseConvolution", "convolution_param", ignored=_IGNORED)
+def depthwise_convolution(p: Fields, x: Tensor) -> Layer:
+    return _depthwise(p, x, p.group)

@@ -5,24 +5,86 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converter import modules
-from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.module import CaffeModule
+from converter.layers.registry import ENGINE, TRAINING, Blob, Fields, Layer, fields_set, layer
+
+
+class LRN(CaffeModule):
+    """Local response normalization. Across channels: x / (k + alpha / n * sum of n neighbours' squares) ^ beta.
+
+    Within a channel: x / (1 + alpha * the average of the n x n neighbourhood's squares) ^ beta; Caffe's pooling divides by
+    n * n cut at the padded border, and k is not used (lrn_layer.cpp).
+    """
+
+    def __init__(self, local_size: int = 5, alpha: float = 1.0, beta: float = 0.75, k: float = 1.0, within_channel: bool = False):
+        super().__init__()
+        self.local_size, self.alpha, self.beta, self.k, self.within_channel = local_size, alpha, beta, k, within_channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares, n, half = x * x, self.local_size, self.local_size // 2
+        if self.within_channel:
+            mean = F.avg_pool2d(squares, n, 1, half, ceil_mode=True, count_include_pad=True)
+            return x * (1 + self.alpha * mean) ** -self.beta
+        flat = squares.reshape(squares.shape[0], 1, squares.shape[1], -1)
+        mean = F.avg_pool2d(flat, (n, 1), 1, (half, 0)).reshape(x.shape)
+        return x * (self.k + self.alpha * mean) ** -self.beta
 
 
 @layer("LRN", "lrn_param", ignored=ENGINE)
 def lrn(p: Fields, x: Tensor) -> nn.Module:
     if p.local_size % 2 == 0 or p.local_size >= 1 << 15 or x.dim() != 4:
         raise ValueError(f"LRN takes an odd local_size below 32,768 (here {p.local_size}) and four axes (N, C, H, W)")
-    return modules.LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL")
+    return LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL")
+
+
+class MVN(CaffeModule):
+    """Mean-variance normalization over each (H, W), or over each (C, H, W): (x - mean) / (sqrt(variance) + eps)."""
+
+    def __init__(self, normalize_variance: bool = True, across_channels: bool = False, eps: float = 1e-9):
+        super().__init__()
+        self.normalize_variance, self.across_channels, self.eps = normalize_variance, across_channels, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(x.shape[0], -1) if self.across_channels else x.reshape(*x.shape[:2], -1)
+        rows = rows - rows.mean(-1, keepdim=True)
+        if self.normalize_variance:
+            rows = rows / ((rows * rows).mean(-1, keepdim=True).sqrt() + self.eps)
+        return rows.reshape(x.shape)
 
 
 @layer("MVN", "mvn_param")
 def mvn(p: Fields, x: Tensor) -> nn.Module:
     if not 1 <= x.dim() <= 4:
         raise ValueError("MVN takes up to four axes")
-    return modules.MVN(p.normalize_variance, p.across_channels, p.eps)
+    return MVN(p.normalize_variance, p.across_channels, p.eps)
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Caffe's BatchNorm: statistics only, no affine part, any number of axes; (N, C, ...), or (N,) as one channel.
+
+    With batch_statistics it normalizes by the batch in eval mode as well (use_global_stats: false). Caffe's running
+    variance is the unbiased one, its normalization uses the biased one: as in torch.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.001, batch_statistics: bool = False):
+        super().__init__(num_features, eps=eps, momentum=momentum, affine=False)
+        self.batch_statistics = batch_statistics
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Caffe takes any number of axes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input if input.dim() > 1 else input[:, None]
+        if self.batch_statistics and not self.training:
+            # F.batch_norm refuses a channel with one value; Caffe gives zeros
+            variance, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0, keepdim=True)
+            x = (x - mean) / (variance + self.eps).sqrt()
+        else:
+            x = super().forward(x)
+        return x.reshape(input.shape)
 
 
 @layer("BatchNorm", "batch_norm_param")
@@ -32,7 +94,7 @@ def batch_norm(p: Fields, x: Tensor) -> Layer:
     # Caffe's moving_average_fraction is what stays, torch's momentum what is added
     if not 0 <= p.eps < math.inf:
         raise ValueError(f"the eps {p.eps} is no small positive number")
-    module = modules.BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
+    module = BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
     blobs = [Blob("running_mean"), Blob("running_var"), Blob("factor", shape=(1,))]
     return Layer(module, blobs, _batch_norm_statistics, _batch_norm_sums)
 
@@ -52,3 +114,137 @@ def _batch_norm_sums(state: dict[str, Tensor]) -> list[Tensor]:
 @layer("Softmax", "softmax_param", ignored=ENGINE)
 def softmax(p: Fields, x: Tensor) -> nn.Module:
     return nn.Softmax(p.axis_of(x))
+
+
+class Normalize(CaffeModule):
+    """x / sqrt(sum of squares + eps) * weight: over the channels of each place, or with across_spatial over all of an item.
+
+    x: (N, C, ...); weight: (C,), or () with channel_shared. SSD's normalize_layer.cpp.
+    """
+
+    def __init__(self, channels: int, across_spatial: bool = True, channel_shared: bool = True, eps: float = 1e-10):
+        super().__init__()
+        self.channels, self.across_spatial, self.channel_shared, self.eps = channels, across_spatial, channel_shared, eps
+        self.weight = nn.Parameter(torch.empty(() if channel_shared else (channels,)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = list(range(1, x.dim())) if self.across_spatial else [1]
+        norm = ((x * x).sum(axes, keepdim=True) + self.eps).sqrt()
+        return x / norm * self.weight.reshape(-1, *[1] * (x.dim() - 2))
+
+
+class FaceNormalize(CaffeModule):
+    """x / norm over the channels of each place, without weights: "L2" sqrt(sum of squares + 1e-6), "L1" sum of |x| + 1e-6.
+
+    (N, C) or (N, C, H, W) -> (N, C, H, W); with_norm adds the top (N, 1, H, W). happynear/caffe-windows (NormFace).
+    """
+
+    def __init__(self, kind: str = "L2", with_norm: bool = False):
+        super().__init__()
+        self.kind, self.with_norm = kind, with_norm
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = x.reshape(x.shape + (1,) * (4 - x.dim()))
+        norm = ((x * x).sum(1, keepdim=True) + 1e-6).sqrt() if self.kind == "L2" else x.abs().sum(1, keepdim=True) + 1e-6
+        return (x / norm, norm) if self.with_norm else x / norm
+
+
+@layer("Normalize")
+def normalize(p: Fields, x: Tensor) -> Layer:
+    """Two layers have this name: SSD's with a weight (norm_param), happynear's for face embeddings without (normalize_param)."""
+    if x.dim() < 2 or (p.has("norm_param") and p.has("normalize_param")):
+        raise ValueError("Normalize takes at least two axes, and norm_param or normalize_param, not both")
+    if p.has("norm_param"):
+        norm = p.norm_param
+        module = Normalize(x.shape[1], norm.across_spatial, norm.channel_shared, norm.eps)
+        return Layer(module, [Blob("weight", norm.scale_filler if norm.HasField("scale_filler") else 1.0)])
+    kind = p.normalize_param.normalize_type  # fix_gradient and bp_norm change gradients only
+    if kind not in ("L1", "L2") or x.dim() not in (2, 4):
+        raise ValueError(f"normalize_type {kind!r} on {x.dim()} axes; there are L1 and L2, on (N, C) or (N, C, H, W)")
+    if not p.has("normalize_param") and x.shape[2:].numel() != 1:
+        raise ValueError(
+            "it has no parameters, and forks differ in what is normalized then: say norm_param { across_spatial: true }"
+            ' (SSD\'s default) or normalize_param { normalize_type: "L2" } (over channels, without a weight)'
+        )
+    return Layer(FaceNormalize(kind, p.tops > 1))
+
+
+class BN(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization with slope (weight) and bias in one layer; (N, C, ...) with any number of axes.
+
+    frozen: running statistics in training, too. batch_statistics: the batch's in eval mode, too. track_running_stats: off,
+    there are none but the batch's, as in SegNet's LEARN mode.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        frozen: bool = False,
+        batch_statistics: bool = False,
+        track_running_stats: bool = True,
+    ):
+        super().__init__(num_features, eps=eps, momentum=momentum, track_running_stats=track_running_stats)
+        self.frozen, self.batch_statistics = frozen, batch_statistics
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes, as in Caffe."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.frozen:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if self.batch_statistics and not self.training:
+            return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return super().forward(input)
+
+
+class ScaleShift(CaffeModule):
+    """x * weight + bias for each channel: SegNet's BN in INFERENCE mode, its statistics folded into both."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+@layer("BN", "bn_param", ignored={**ENGINE, "momentum": TRAINING})
+def bn(p: Fields, x: Tensor) -> Layer:
+    """Two layers have this name: yjxiong's and PSPNet's (slope, bias, mean, variance), SegNet's and ENet's (scale, shift)."""
+    slope = fields_set(p, "slope_filler", "bias_filler", "momentum", "eps", "frozen")
+    scale = fields_set(p, "scale_filler", "shift_filler", "bn_mode")
+    if bool(slope) == bool(scale) or x.dim() < 2:
+        raise ValueError(
+            "it is either PSPNet's BN (say bn_param { slope_filler { type: \"constant\" value: 1 } }; 4 blobs) or SegNet's"
+            " (say bn_param { bn_mode: INFERENCE }; 2 blobs), and its fields do not tell which one"
+        )
+    channels = x.shape[1]
+    shape = (1, channels, 1, 1)
+    if slope:
+        module = BN(channels, p.eps, 1 - p.momentum, p.frozen, p.phase == "TRAIN" and not p.frozen)
+        statistics = [Blob("running_mean", shape=shape), Blob("running_var", 1.0 if p.frozen else None, shape)]
+        return Layer(module, [Blob("weight", p.slope_filler, shape), Blob("bias", p.bias_filler, shape), *statistics], _flat, _with_axes)
+    # segnet's bn_layer.cpp: LEARN normalizes by the batch in every phase, with an eps of 1e-9
+    learn = p.bn_mode == "LEARN"
+    segnet = BN(channels, 1e-9, track_running_stats=False) if learn else ScaleShift(channels)
+    return Layer(segnet, [Blob("weight", p.scale_filler, shape), Blob("bias", p.shift_filler, shape)], _flat, _with_axes)
+
+
+_BN_KEYS = ("weight", "bias", "running_mean", "running_var")
+
+
+def _flat(blobs: list[Tensor]) -> dict[str, Tensor]:
+    """(1, C, 1, 1) becomes (C,)."""
+    keys = _BN_KEYS[: len(blobs)]
+    tracked = {"num_batches_tracked": torch.tensor(0)} if len(blobs) == 4 else {}
+    return {key: blob.flatten() for key, blob in zip(keys, blobs, strict=True)} | tracked
+
+
+def _with_axes(state: dict[str, Tensor]) -> list[Tensor]:
+    """(C,) becomes (1, C, 1, 1)."""
+    return [state[key].reshape(1, -1, 1, 1) for key in _BN_KEYS if key in state]

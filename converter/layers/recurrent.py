@@ -5,13 +5,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from converter import modules
+from converter.layers.module import CaffeModule
 from converter.layers.registry import Blob, Fields, Layer, layer
 
 
-def _recurrent(p: Fields, kind: type[modules.Recurrent], keys: Sequence[str], bottoms: tuple[Tensor, ...]) -> Layer:
+class Recurrent(CaffeModule):
+    """What RNN and LSTM share: (T, N, ...) inputs, `cont` (T, N) that is 0 where a sequence begins, a static input.
+
+    The state starts from zeros at every call (Caffe's own test net carries it on from one call to the next; with
+    expose_hidden it is a bottom and a top, here as there). weight_x: (G * D, K), weight_h: (G * D, D) for G gates.
+    """
+
+    gates = 1
+
+    def __init__(self, input_size: int, hidden_size: int, static_size: int | None = None, expose_hidden: bool = False):
+        super().__init__()
+        self.input_size, self.hidden_size, self.static_size, self.expose_hidden = input_size, hidden_size, static_size, expose_hidden
+        rows = self.gates * hidden_size
+        self.weight_x = nn.Parameter(torch.empty(rows, input_size))
+        self.bias = nn.Parameter(torch.empty(rows))
+        if static_size is not None:
+            self.weight_static = nn.Parameter(torch.empty(rows, static_size))
+        self.weight_h = nn.Parameter(torch.empty(rows, hidden_size))
+
+    def step(self, x: Tensor, cont: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One time step: gate inputs (N, G * D), cont (N, 1), states (N, D) each -> the output and the new states."""
+        raise NotImplementedError
+
+    states = 1
+
+    def forward(self, x: Tensor, cont: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
+        steps, batch = x.shape[:2]
+        static = more[0].flatten(1) if self.static_size is not None else None
+        hidden = more[len(more) - self.states :] if self.expose_hidden else ()
+        states = tuple(h.reshape(batch, self.hidden_size) for h in hidden) or (x.new_zeros(batch, self.hidden_size),) * self.states
+        gates = F.linear(x.flatten(2), self.weight_x, self.bias)
+        if static is not None:
+            gates = gates + F.linear(static, self.weight_static)
+        if x.is_meta:  # shapes need no loop over time
+            outputs = x.new_empty(steps, batch, self.hidden_size)
+        else:
+            outs = []
+            for t in range(steps):
+                out, states = self.step(gates[t], cont[t].reshape(batch, 1), states)
+                outs.append(out)
+            outputs = torch.stack(outs)
+        return (outputs, *(s[None] for s in states)) if self.expose_hidden else outputs
+
+
+def _recurrent(p: Fields, kind: type[Recurrent], keys: Sequence[str], bottoms: tuple[Tensor, ...]) -> Layer:
     x, cont, *more = bottoms
     if p.num_output < 1 or x.dim() < 2 or cont.shape != x.shape[:2]:
         raise ValueError("a recurrent layer takes (T, N, ...) with cont (T, N), and a num_output of at least 1")
@@ -31,11 +77,38 @@ def _recurrent(p: Fields, kind: type[modules.Recurrent], keys: Sequence[str], bo
 _IGNORED = {"debug_info": "prints"}
 
 
+class RNN(Recurrent):
+    """h = tanh(weight_h (cont * h) + weight_x x + bias); the output is tanh(weight_o h + bias_o) (rnn_layer.cpp)."""
+
+    def __init__(self, input_size: int, hidden_size: int, static_size: int | None = None, expose_hidden: bool = False):
+        super().__init__(input_size, hidden_size, static_size, expose_hidden)
+        self.weight_o = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.bias_o = nn.Parameter(torch.empty(hidden_size))
+
+    def step(self, x: Tensor, cont: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h = torch.tanh(x + F.linear(cont * states[0], self.weight_h))
+        return torch.tanh(F.linear(h, self.weight_o, self.bias_o)), (h,)
+
+
 @layer("RNN", "recurrent_param", bottoms=(2, 4), ignored=_IGNORED)
 def rnn(p: Fields, *bottoms: Tensor) -> Layer:
-    return _recurrent(p, modules.RNN, ("weight_x", "bias", "weight_static", "weight_h", "weight_o", "bias_o"), bottoms)
+    return _recurrent(p, RNN, ("weight_x", "bias", "weight_static", "weight_h", "weight_o", "bias_o"), bottoms)
+
+
+class LSTM(Recurrent):
+    """Gates i, f, o, g in this order; c = cont * f * c + i * g, h = o * tanh(c) (lstm_unit_layer.cpp)."""
+
+    gates = 4
+    states = 2
+
+    def step(self, x: Tensor, cont: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, c = states
+        i, f, o, g = (x + F.linear(cont * h, self.weight_h)).chunk(4, 1)
+        c = cont * torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, (h, c)
 
 
 @layer("LSTM", "recurrent_param", bottoms=(2, 5), ignored=_IGNORED)
 def lstm(p: Fields, *bottoms: Tensor) -> Layer:
-    return _recurrent(p, modules.LSTM, ("weight_x", "bias", "weight_static", "weight_h"), bottoms)
+    return _recurrent(p, LSTM, ("weight_x", "bias", "weight_static", "weight_h"), bottoms)

@@ -94,6 +94,11 @@ class Fields:
         return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen]
 
 
+def fields_set(p: Fields, *names: str) -> list[str]:
+    """Which of the fields are set in the file."""
+    return [name for name in names if p.has(name)]
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a data layer stands for: one shape a top, None where only the data would tell."""
@@ -127,6 +132,8 @@ def layer(
     """Register the function below as the layer type of this name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        if name in _TYPES:
+            raise ValueError(f"layer type {name!r} is registered twice: in {_TYPES[name].function.__module__} and in {function.__module__}")
         _TYPES[name] = LayerType(name, message, function, bottoms, ignored or {}, **flags)
         return function
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.files import whole_file
-from converter.modules import constructor_arguments
+from converter.layers.module import constructor_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ def source_of(net: CaffeNet) -> str:
     lines = ['"""A Caffe net as PyTorch source, written by caffezoo."""', "", "from torch import nn", ""]
     ours = sorted({_prefix(module)[:-1] for module in modules.values()} - {"nn"})
     if ours:
-        lines += [f"from converter import {', '.join(ours)}", ""]
+        lines += [f"from converter.layers import {', '.join(ours)}", ""]
     lines += ["", "class Net(nn.Module):"]
     lines += [f"    name = {net.name!a}", f"    inputs = {_literal(net.inputs)}", f"    outputs = {_literal(net.outputs)}", ""]
     lines += ["    def __init__(self):", "        super().__init__()"]
@@ -68,7 +68,7 @@ def _variables(names: tuple[str, ...]) -> dict[str, str]:
             continue
         plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
         plain = plain if plain[:1].isalpha() else f"x_{plain}"
-        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn", "graph", "modules", "fork_modules"):
+        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn"):
             plain += "_"
         variables[name] = plain
     return variables
@@ -80,7 +80,7 @@ def _plain(key: str) -> bool:
 
 def _prefix(module: nn.Module) -> str:
     home = type(module).__module__
-    return "nn." if home.startswith("torch.nn.") else f"{home.removeprefix('converter.')}."
+    return "nn." if home.startswith("torch.nn.") else f"{home.removeprefix('converter.layers.')}."
 
 
 def _constructor(module: nn.Module) -> str:

@@ -318,7 +318,7 @@ def in_class_folders(root: Path, notes: list[str]) -> Iterator[Clip]:
                 else:
                     raise FinetuneError(
                         f"{path}: an image where a folder per video is expected (or CK+'s names, S005_001_00000009.png);"
-                        " single images are read by finetune.data.read"
+                        " single images are read by finetune.images.data.read"
                     )
             for name, files in sequences.items():
                 yield Clip(folder, tuple(files), label, name[:4], name)

@@ -44,6 +44,7 @@ from google.protobuf.message import DecodeError
 from converter import CaffeNet, ConversionError, convert, read_blobs, read_mean
 from converter.build.matching import match, open_weights
 from converter.conversion import assemble, load, prepare
+from converter.layers import FAMILIES
 from converter.read.schema import message_class
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is part of the extra `dev`")
@@ -324,7 +325,7 @@ def run_source(net: CaffeNet, folder: Path) -> Any:
     assert text.isascii()
     tree = ast.parse(text)
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    assert imported <= {"nn", "modules", "graph"}
+    assert imported <= {"nn", *FAMILIES, "module"}
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert called <= {"super", "float"}
     return runpy.run_path(str(path))["Net"]()

@@ -230,7 +230,7 @@ import resource, signal, sys
 from pathlib import Path
 from converter import ConversionError
 from converter.conversion import prepare
-from converter.writers import write
+from converter.write.output import write
 
 graph, plan = prepare(sys.argv[2], sys.argv[3])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

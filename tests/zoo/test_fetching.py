@@ -316,7 +316,7 @@ if locks != "working":
         if locks == "refused":
             raise OSError(errno.ENOLCK, "No locks available")
     fcntl.flock = flock
-from zoo.card import Checksum, File, Mirror
+from zoo.cards.record import Checksum, File, Mirror
 from zoo.fetch import obtain
 print("ready", flush=True)
 sys.stdin.readline()
