@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.config import changed, settings_of
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from zoo.errors import ZooError
 
 AnyRecipe = TypeVar("AnyRecipe")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 
 Config = TypeVar("Config")
 

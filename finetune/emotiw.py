@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.command import carried_out, chosen, parser, words
 from finetune.config import Augment, Sampling, Training, as_json, changed
-from finetune.images.layouts import LABEL_ORDERS, FinetuneError, canonical
+from finetune.errors import FinetuneError
+from finetune.images.layouts import LABEL_ORDERS, canonical
 from finetune.train.job import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
 from zoo.cards.record import Preprocess
 

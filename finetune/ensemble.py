@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from finetune.errors import FinetuneError
 from finetune.images.data import check_classes
-from finetune.images.layouts import SPLIT_ORDER, FinetuneError
+from finetune.images.layouts import SPLIT_ORDER
 from finetune.runs.metrics import (
     Predictions,
     Scores,

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from finetune.clips import layouts as clip_layouts
 from finetune.clips.layouts import EMOTIW, ClassIndex, Decoded, Listing, Lists
+from finetune.errors import FinetuneError
 from finetune.images.data import DAMAGED, load_tensors, source_sha256, split_counts, split_rows, store_tensors
-from finetune.images.layouts import FinetuneError, first_bytes
+from finetune.images.layouts import first_bytes
 from zoo.errors import CacheError
 from zoo.files.store import home
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from finetune.errors import FinetuneError
 from finetune.images.layouts import (
     IMAGE_SUFFIXES,
     LABEL_ORDERS,
@@ -27,7 +28,6 @@ from finetune.images.layouts import (
     SPLIT_ORDER,
     SYSTEM_FILES,
     Entry,
-    FinetuneError,
     as_images,
     canonical,
     class_names,

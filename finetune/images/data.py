@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.errors import FinetuneError
 from finetune.images import layouts
-from finetune.images.layouts import FER2013, LABEL_ORDERS, SPLIT_ORDER, FinetuneError, canonical
+from finetune.images.layouts import FER2013, LABEL_ORDERS, SPLIT_ORDER, canonical
 from zoo.errors import CacheError
 from zoo.files.store import digests, home, replacing, writing
 

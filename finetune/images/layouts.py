@@ -23,6 +23,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from finetune.errors import FinetuneError
+
 # Orders in which public data number the expressions; the position is the label.
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # fer2013.csv, Goodfellow et al. 2013
 LABEL_ORDERS = {
@@ -54,10 +56,6 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".t
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, RuntimeError)
-
-
-class FinetuneError(ValueError):
-    """What keeps a recipe from running; the text names the file, the place, the value, and what to do."""
 
 
 @dataclass(frozen=True)

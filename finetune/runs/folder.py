@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.runs.metrics import read_json
 from zoo.files.store import digests, replacing, write_json
 

@@ -19,7 +19,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from finetune.images.layouts import SPLIT_ORDER, FinetuneError
+from finetune.errors import FinetuneError
+from finetune.images.layouts import SPLIT_ORDER
 
 __all__ = [
     "Predictions", "Scores", "SplitPredictions", "calibration_bins", "labelled", "mean_and_deviation", "mean_log_probability",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config import Augment
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from zoo.cards.record import Preprocess
 from zoo.preprocess import LUMA
 

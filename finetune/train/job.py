@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.config import Training, as_json
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:

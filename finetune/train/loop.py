@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from finetune.config import Training
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.runs.folder import Run
 from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
 

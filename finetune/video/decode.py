@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
     import av

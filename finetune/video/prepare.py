@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 import zoo
-from finetune.images.layouts import FinetuneError, natural, split_of
+from finetune.errors import FinetuneError
+from finetune.images.layouts import natural, split_of
 from finetune.video import decode as video
 from finetune.video import faces, workers
 from zoo import ZooError

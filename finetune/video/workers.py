@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 
 J = TypeVar("J")
 Tick = Callable[[int], None]  # called with how much has been done since the last call

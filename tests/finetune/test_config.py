@@ -7,8 +7,8 @@ import json
 import pytest
 
 from finetune.config import as_json, changed, settings_of
+from finetune.errors import FinetuneError
 from finetune.fer2013 import RECIPES
-from finetune.images.layouts import FinetuneError
 
 RECIPE = RECIPES["mobilefacenet"]
 

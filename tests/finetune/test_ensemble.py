@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from finetune.ensemble import averaged, check_alike, main
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.runs.metrics import read_predictions
 
 SEEDS = (0, 1, 2)

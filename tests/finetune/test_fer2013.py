@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zoo
+from finetune.errors import FinetuneError
 from finetune.fer2013 import RECIPES, held_out, main, planned, sample
-from finetune.images.layouts import FinetuneError
 from finetune.images.task import ImageTask
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.runs.metrics import (
     calibration_bins,
     labelled,

@@ -29,7 +29,7 @@ from marked_videos import BLUE, GREEN, RED, WHITE, moving, picture, sound, write
 from PIL import Image
 
 import zoo
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.video import decode as video
 from finetune.video import faces, workers
 from finetune.video import prepare as prepare_video

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.runs import report
 from finetune.runs.report import write_report
 

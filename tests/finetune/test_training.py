@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.config import Augment, Training
-from finetune.images.layouts import FinetuneError
+from finetune.errors import FinetuneError
 from finetune.images.task import ImageTask
 from finetune.runs.folder import Run
 from finetune.train.augment import view

@@ -317,7 +317,7 @@ if locks != "working":
             raise OSError(errno.ENOLCK, "No locks available")
     fcntl.flock = flock
 from zoo.cards.record import Checksum, File, Mirror
-from zoo.fetch import obtain
+from zoo.files.fetch import obtain
 print("ready", flush=True)
 sys.stdin.readline()
 file = File("net.caffemodel", (Mirror(url),), int(size), (Checksum("sha256", sha256, "this test"),))

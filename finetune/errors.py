@@ -1,0 +1,5 @@
+"""What goes wrong in a recipe or in its data."""
+
+
+class FinetuneError(ValueError):
+    """What keeps a recipe from running; the text names the file, the place, the value, and what to do."""
