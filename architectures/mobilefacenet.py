@@ -17,13 +17,9 @@ from architectures._blocks import Chain, classifier
 class ConvUnit(nn.Sequential):
     """Convolution without bias, BatchNorm and, unless it is linear, a PReLU for each channel."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel_size: int = 1, stride: int = 1, groups: int = 1, linear: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 1, stride: int = 1, groups: int = 1, linear: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
         if not linear:
             self.relu = nn.PReLU(outputs)

@@ -184,9 +184,7 @@ class MTCNN(nn.Module):
 
     CAFFE_NETS: ClassVar[dict[str, str]] = {"pnet": "det1", "rnet": "det2", "onet": "det3"}  # the authors' file names
 
-    def __init__(
-        self, min_size: float = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7), factor: float = 0.709
-    ) -> None:
+    def __init__(self, min_size: float = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7), factor: float = 0.709) -> None:
         super().__init__()
         if min_size < 1 or not 0 < factor < 1:
             raise ValueError(f"min_size is at least 1 and factor between 0 and 1; these are {min_size} and {factor}")

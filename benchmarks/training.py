@@ -192,9 +192,7 @@ class Pictures:
         return self.transform(self.pictures[row]), row % 7
 
 
-def older(
-    scale: Scale, options: argparse.Namespace, gpu: bool, device: torch.device, synchronize: Callable[[], None]
-) -> dict[str, Any]:
+def older(scale: Scale, options: argparse.Namespace, gpu: bool, device: torch.device, synchronize: Callable[[], None]) -> dict[str, Any]:
     """The older project's loop on the same net: PIL transforms in worker processes, float32, plain SGD.
 
     float32 is what PyTorch takes for it by default: TF32 in convolutions, not in matrix products.

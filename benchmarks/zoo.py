@@ -61,9 +61,7 @@ def use_drawn(home: Path) -> None:
 
     facts = json.loads((home / "drawn.json").read_text())
     file = File("VGG_FACE.caffemodel", (), facts["size"], (Checksum("sha256", facts["sha256"], "drawn here"),))
-    card = dataclasses.replace(
-        registry.card_of("vgg_face"), files=(file,), labels_file=None, terms=Terms("drawn weights", "this script")
-    )
+    card = dataclasses.replace(registry.card_of("vgg_face"), files=(file,), labels_file=None, terms=Terms("drawn weights", "this script"))
     registry.CARDS = (card,)
 
 

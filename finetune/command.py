@@ -101,7 +101,6 @@ def plain_warnings() -> Iterator[None]:
     """Warnings as a line without the place in the code."""
     before = warnings.formatwarning
 
-
     def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
         return f"note: {message}\n" if category is UserWarning else before(message, category, filename, lineno, line)
 

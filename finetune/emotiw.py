@@ -334,9 +334,7 @@ def in_folds(
     found = [read_predictions(place) for place in places]
     held = [each.splits["test"] for each in found]
     order = torch.cat([each.rows for each in held]).argsort()
-    tensors = {
-        f"test/{name}": torch.cat([getattr(each, name) for each in held])[order] for name in ("logits", "labels", "rows", "copy")
-    }
+    tensors = {f"test/{name}": torch.cat([getattr(each, name) for each in held])[order] for name in ("logits", "labels", "rows", "copy")}
     tensors["test/copy"].zero_()  # a copy in another fold is not a copy in other data
     run.save_tensors("predictions.safetensors", tensors, {"classes": json.dumps(data.classes), "data_sha256": data.sha256})
     write_csv(run, data, tensors)

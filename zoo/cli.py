@@ -44,10 +44,7 @@ Answer = tuple[Any, str, int]  # for programs, for people, exit status
 
 
 def _list(options: argparse.Namespace) -> Answer:
-    rows = [
-        {"name": card.name, "task": card.task, "state": _state(card), "licence": card.terms.licence}
-        for card in registry.CARDS
-    ]
+    rows = [{"name": card.name, "task": card.task, "state": _state(card), "licence": card.terms.licence} for card in registry.CARDS]
     return rows, _table(["name", "task", "state", "licence"], rows), 0
 
 
@@ -90,9 +87,7 @@ def _fetch(options: argparse.Namespace) -> Answer:
 
 
 def _add(options: argparse.Namespace) -> Answer:
-    files = add(
-        options.name, options.path, accept_terms=options.accept_terms, allow_unverified=options.allow_unverified
-    )
+    files = add(options.name, options.path, accept_terms=options.accept_terms, allow_unverified=options.allow_unverified)
     return _paths(files)
 
 
@@ -165,9 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--json", action="store_true", help="print JSON")
     consent = argparse.ArgumentParser(add_help=False)
     consent.add_argument("--accept-terms", action="store_true", help="agree to the model's terms")
-    consent.add_argument(
-        "--allow-unverified", action="store_true", help="take a file that no published checksum can prove, and pin it"
-    )
+    consent.add_argument("--allow-unverified", action="store_true", help="take a file that no published checksum can prove, and pin it")
     parser = argparse.ArgumentParser(
         prog="caffe-zoo",
         description="Pretrained Caffe weights, fetched from their authors and proven.",

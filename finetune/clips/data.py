@@ -294,9 +294,7 @@ def windows(length: int, frames: int = 16, stride: int = 8, *, tail: bool) -> tu
     return indices.clamp(max=length - 1), torch.full((len(starts),), min(length, frames))
 
 
-def subject_folds(
-    subjects: Sequence[str], labels: Tensor | Sequence[int], folds: int = 10, seed: int = 0
-) -> list[tuple[Tensor, Tensor]]:
+def subject_folds(subjects: Sequence[str], labels: Tensor | Sequence[int], folds: int = 10, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """(training rows, test rows), ascending int64, of each fold: no subject is in two folds, every row is in one fold's test rows.
 
     Folds have about the same size and share of each class: the subject with the most clips comes first, each goes to the fold

@@ -86,9 +86,7 @@ class ClipTask:
             return frames[:, : int(valid.max())], valid
         return frames, torch.full_like(valid, frames.shape[1])
 
-    def over_windows(
-        self, predict: Predict, split: str, inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch_size: int
-    ) -> Tensor:
+    def over_windows(self, predict: Predict, split: str, inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch_size: int) -> Tensor:
         """(n, K) of a split: `inputs` of (n, T) frames among all and (n,) lengths is what the net takes."""
         lengths, starts = self.lengths[self.splits[split]].tolist(), self.data.offsets[self.splits[split]]
         sampling = self.sampling

@@ -1,12 +1,12 @@
 """The folder of a run: what was asked for, what happened, what came out. Every file in it appears whole or not at all.
 
-    config.json  environment.json     what was asked for, on what machine
-    metrics.jsonl  tensorboard/       a line an epoch
-    best.safetensors  card.json       the chosen weights, and what zoo.load(folder) needs to know of them
-    last.safetensors                  the weights of the last epoch
-    predictions.safetensors           logits of the evaluated images, or clips; these also as predictions.csv
-    result.json  report.html          what was measured at the end
-    state.pt                          what --resume needs, while the run is not finished
+config.json  environment.json     what was asked for, on what machine
+metrics.jsonl  tensorboard/       a line an epoch
+best.safetensors  card.json       the chosen weights, and what zoo.load(folder) needs to know of them
+last.safetensors                  the weights of the last epoch
+predictions.safetensors           logits of the evaluated images, or clips; these also as predictions.csv
+result.json  report.html          what was measured at the end
+state.pt                          what --resume needs, while the run is not finished
 """
 
 from __future__ import annotations

@@ -140,7 +140,10 @@ def card_of(recipe: AnyRecipe, data: Data, architecture: str, arguments: Mapping
         "classes": list(data.classes),
         "title": f"{recipe.name} finetuned on {data.name}",
         "preprocess": {
-            "size": list(spec.size or ()), "channels": spec.channels, "mean": spec.mean, "scale": spec.scale,
+            "size": list(spec.size or ()),
+            "channels": spec.channels,
+            "mean": spec.mean,
+            "scale": spec.scale,
             **({} if spec.resize is None else {"resize": as_json(spec.resize)}),
         },
     }

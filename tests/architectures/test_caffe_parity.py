@@ -105,8 +105,7 @@ def outputs_of(net: nn.Module, paths: dict[str, str], x: Tensor) -> tuple[dict[s
     """The output of each named module, and of the net."""
     seen: dict[str, Tensor] = {}
     hooks = [
-        net.get_submodule(path).register_forward_hook(lambda m, i, out, blob=blob: seen.update({blob: out}))
-        for blob, path in paths.items()
+        net.get_submodule(path).register_forward_hook(lambda m, i, out, blob=blob: seen.update({blob: out})) for blob, path in paths.items()
     ]
     out = net(x)
     for hook in hooks:

@@ -360,6 +360,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 def test_a_damaged_snapshot_is_refused_or_read_as_h5py_reads_it(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is limited by what /proc says")
+
     def fill(file: Any) -> None:
         two_blobs(file)
         file.create_dataset("data/b/0", data=WEIGHT, compression="gzip")

@@ -299,7 +299,7 @@ STRANGE_NAMES = [
     '")\nimport os\nos.environ["CAFFEZOO_WAS_HERE"] = "1"\n#',
     "');import os;os.environ['CAFFEZOO_WAS_HERE']='1';('",
     "\\'+str(__import__('os').environ.setdefault('CAFFEZOO_WAS_HERE','1'))+\\'",
-    'eval")(); exec("import os\\x3bos\\x2eenviron[\'CAFFEZOO_WAS_HERE\']=\'1\'"); ("',  # no dot: names lose theirs
+    "eval\")(); exec(\"import os\\x3bos\\x2eenviron['CAFFEZOO_WAS_HERE']='1'\"); (\"",  # no dot: names lose theirs
 ]
 
 

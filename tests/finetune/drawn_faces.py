@@ -34,9 +34,7 @@ def expressions(
     split = ("train",) * train + ("public",) * other + ("private",) * other
     labels = np.arange(len(split)) % len(classes)
     images = patterns[labels] + rng.normal(0, 40, (len(split), side, side))
-    return Expressions(
-        torch.from_numpy(images.clip(0, 255).astype(np.uint8)), torch.from_numpy(labels), split, classes, "drawn", "0" * 64
-    )
+    return Expressions(torch.from_numpy(images.clip(0, 255).astype(np.uint8)), torch.from_numpy(labels), split, classes, "drawn", "0" * 64)
 
 
 def write_npz(path: Path, data: Expressions) -> Path:

@@ -171,8 +171,22 @@ def test_a_finetuned_net_starts_another_run_and_label_orders_are_held_against_ea
 def test_frozen_features_are_computed_once_and_the_head_is_trained(data: Path, tmp_path: Path) -> None:
     """MobileFaceExpression with drawn weights: what lies below stays as it was, what lies above is kept in the whole net."""
     out = tmp_path / "run"
-    frozen = ["--init", "none", "--set", "training.freeze=cnn", "--set", "views=3", "--set", "input.size=[32,32]", "--epochs", "15",
-              "--set", "training.batch_size=8", "--set", "training.lr=0.02"]
+    frozen = [
+        "--init",
+        "none",
+        "--set",
+        "training.freeze=cnn",
+        "--set",
+        "views=3",
+        "--set",
+        "input.size=[32,32]",
+        "--epochs",
+        "15",
+        "--set",
+        "training.batch_size=8",
+        "--set",
+        "training.lr=0.02",
+    ]
     assert run(data, out, "--smoke", *frozen, recipe="mobilefacenet") == 0
     assert result(out)["scores"]["private"]["accuracy"] > 0.5
     torch.manual_seed(0)

@@ -88,9 +88,7 @@ def test_the_loop_does_what_a_plain_one_does(tmp_path: Path) -> None:
     model, on = net(), task()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 5e-4}, {"params": plain}], lr=1.0, momentum=0.9, nesterov=True
-    )
+    optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": 5e-4}, {"params": plain}], lr=1.0, momentum=0.9, nesterov=True)
     losses = []
     for epoch in range(3):
         order, sums = torch.randperm(96, generator=generator(0, epoch)), []

@@ -1,6 +1,6 @@
 """Run by test_training.py under torchrun: trains as many_steps() does and writes what came out.
 
-    torchrun --nproc-per-node 2 two_processes.py FOLDER
+torchrun --nproc-per-node 2 two_processes.py FOLDER
 """
 
 from __future__ import annotations

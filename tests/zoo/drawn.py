@@ -38,10 +38,7 @@ def caffemodel(layers: Layers) -> bytes:
 
 def draw(shapes: Mapping[str, Sequence[tuple[int, ...]]], seed: int = 0) -> dict[str, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return {
-        name: [rng.normal(0, 0.1, shape).astype(np.float32) for shape in blob_shapes]
-        for name, blob_shapes in shapes.items()
-    }
+    return {name: [rng.normal(0, 0.1, shape).astype(np.float32) for shape in blob_shapes] for name, blob_shapes in shapes.items()}
 
 
 def squeezenet_shapes(first: int = 64, kernel: int = 3) -> dict[str, list[tuple[int, ...]]]:

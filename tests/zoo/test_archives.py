@@ -76,9 +76,7 @@ GOOD: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("pack", GOOD.values(), ids=GOOD.keys())
-def test_the_published_member_comes_out_and_nothing_else(
-    pack: Callable[[], bytes], server: Server, tmp_path: Path
-) -> None:
+def test_the_published_member_comes_out_and_nothing_else(pack: Callable[[], bytes], server: Server, tmp_path: Path) -> None:
     url = server.serve("/net.archive", pack())
     path = obtain(file_in(url, sha256(BODY)), tmp_path / "model", limits=QUICK)
     assert path.read_bytes() == BODY
@@ -120,9 +118,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize(("pack", "reason"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_or_broken_archive_gives_nothing(
-    pack: Callable[[], bytes], reason: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_hostile_or_broken_archive_gives_nothing(pack: Callable[[], bytes], reason: str, server: Server, tmp_path: Path) -> None:
     url = server.serve("/net.archive", pack())
     with pytest.raises(FetchError, match=reason):
         obtain(file_in(url, sha256(BODY)), tmp_path / "deep" / "er" / "model", limits=QUICK)
@@ -168,9 +164,7 @@ def test_members_of_an_archive_that_nothing_proves_do_not_come_along(server: Ser
     assert not (tmp_path / "names.txt").exists()
 
 
-def test_an_archive_that_is_not_the_published_one_is_refused_before_it_is_opened(
-    server: Server, tmp_path: Path
-) -> None:
+def test_an_archive_that_is_not_the_published_one_is_refused_before_it_is_opened(server: Server, tmp_path: Path) -> None:
     url = server.serve("/net.tar.gz", GOOD["tar.gz"]())
     with pytest.raises(FetchError, match=r"the archive of net\.caffemodel: these are not the published bytes"):
         obtain(file_in(url, sha256(BODY), outer=sha256(b"another archive")), tmp_path, limits=QUICK)

@@ -76,9 +76,7 @@ RECOVERED = {
 
 
 @pytest.mark.parametrize(("faults", "requests"), RECOVERED.values(), ids=RECOVERED.keys())
-def test_the_file_comes_whole_in_spite_of(
-    faults: list[bad.Fault], requests: int, server: Server, tmp_path: Path
-) -> None:
+def test_the_file_comes_whole_in_spite_of(faults: list[bad.Fault], requests: int, server: Server, tmp_path: Path) -> None:
     slow = bool(SLOW & set(faults))
     path = get(tmp_path, server.serve("/net", BODY, *faults), limits=HASTY if slow else QUICK)
     assert path.read_bytes() == BODY
@@ -113,9 +111,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("fault", "reason"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_mirror_is_given_up_and_the_next_one_asked_for(
-    fault: bad.Fault, reason: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_mirror_is_given_up_and_the_next_one_asked_for(fault: bad.Fault, reason: str, server: Server, tmp_path: Path) -> None:
     limits = HASTY if fault in SLOW else QUICK
     wrong = server.serve("/net", BODY, *[fault] * 20)
     with pytest.raises(FetchError, match=reason) as failure:
@@ -156,9 +152,7 @@ def test_a_file_that_changes_midway_is_fetched_from_its_first_byte(server: Serve
 
 
 def test_a_server_that_ignores_if_range_does_not_mix_two_files(server: Server, tmp_path: Path) -> None:
-    url = server.serve(
-        "/net", OTHER, bad.truncated(100_000), bad.changed(BODY, '"v2"', bad.ignoring_the_condition)
-    )
+    url = server.serve("/net", OTHER, bad.truncated(100_000), bad.changed(BODY, '"v2"', bad.ignoring_the_condition))
     assert get(tmp_path, url).read_bytes() == BODY
     assert [entry.status for entry in server.log] == [200, 206, 200]
 
@@ -186,9 +180,7 @@ def test_what_came_before_a_failure_is_not_fetched_again(server: Server, tmp_pat
 
 
 @pytest.mark.parametrize("length_known", [True, False])
-def test_a_body_that_is_complete_but_not_yet_proven_is_not_fetched_again(
-    length_known: bool, server: Server, tmp_path: Path
-) -> None:
+def test_a_body_that_is_complete_but_not_yet_proven_is_not_fetched_again(length_known: bool, server: Server, tmp_path: Path) -> None:
     url = server.serve("/net", BODY)
     with parts.claim(tmp_path, "net.caffemodel", url) as part:
         part.start(parts.Note('"v1"', len(BODY) if length_known else None))
@@ -245,9 +237,7 @@ def test_a_cache_hit_asks_nobody_writes_nothing_and_takes_under_a_millisecond(se
 
 
 @pytest.mark.parametrize("damage", ["truncated", "without a receipt", "another version"])
-def test_a_cached_file_that_lost_its_proof_is_proven_again_or_replaced(
-    damage: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_cached_file_that_lost_its_proof_is_proven_again_or_replaced(damage: str, server: Server, tmp_path: Path) -> None:
     url = server.serve("/net", BODY)
     path = get(tmp_path, url)
     receipt = path.with_name("net.caffemodel.receipt.json")
@@ -282,9 +272,7 @@ def test_a_file_without_a_checksum_is_refused_then_pinned(server: Server, tmp_pa
     assert obtain(file, tmp_path, limits=QUICK).read_bytes() == BODY
 
 
-def test_offline_mode_serves_hits_and_names_misses(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_mode_serves_hits_and_names_misses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.serve("/net", BODY)
     get(tmp_path, url)
     monkeypatch.setenv("CAFFEZOO_OFFLINE", "1")
@@ -294,9 +282,7 @@ def test_offline_mode_serves_hits_and_names_misses(
     assert len(server.log) == 1
 
 
-def test_a_proxy_from_the_environment_is_asked(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_from_the_environment_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.setenv("http_proxy", server.url(""))
     server.serve("/net", BODY)
@@ -351,9 +337,7 @@ def test_eight_processes_at_once_get_one_good_file(locks: str, server: Server, t
 
 
 @pytest.mark.parametrize("locks", ["working", "refused", "without effect"])
-def test_a_download_that_was_killed_is_resumed_by_the_next_process(
-    locks: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_download_that_was_killed_is_resumed_by_the_next_process(locks: str, server: Server, tmp_path: Path) -> None:
     body = BODY * 7
     url = server.serve("/net", body, pace=0.03)
     child = start_child(tmp_path, url, body, locks)
@@ -412,9 +396,7 @@ def test_the_part_of_another_host_is_adopted_after_a_long_silence(tmp_path: Path
 def test_a_finished_download_sweeps_up_what_killed_processes_left_of_it(server: Server, tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead, living = (
-        tmp_path / f".net.caffemodel.abc.{parts._host()}~{pid}~1.part" for pid in (gone.pid, os.getpid())
-    )
+    dead, living = (tmp_path / f".net.caffemodel.abc.{parts._host()}~{pid}~1.part" for pid in (gone.pid, os.getpid()))
     other = tmp_path / ".another.caffemodel.abc.part"
     for path in (dead, dead.with_suffix(".note"), living, living.with_suffix(".note"), other):
         path.write_bytes(b"{}")
@@ -439,9 +421,7 @@ def test_a_disk_that_fills_up_leaves_a_part_that_the_next_run_goes_on_with(serve
     assert server.log[-1].headers["Range"] == "bytes=100000-"
 
 
-def test_a_file_that_does_not_fit_is_refused_before_it_is_fetched(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_does_not_fit_is_refused_before_it_is_fetched(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.serve("/net", BODY)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -547,9 +527,7 @@ def test_google_drives_confirmation_page_is_answered_and_the_file_resumed(google
     ],
     ids=["quota", "quota behind the confirmation", "no access", "a form that leads away"],
 )
-def test_google_drives_other_pages_are_reported(
-    pages: list[str], reason: str, google: Server, tmp_path: Path
-) -> None:
+def test_google_drives_other_pages_are_reported(pages: list[str], reason: str, google: Server, tmp_path: Path) -> None:
     google.serve("/download", b"", bad.web_page(pages[0]))
     google.serve("/confirmed", b"", *map(bad.web_page, pages[1:]))
     with pytest.raises(FetchError, match=reason):

@@ -117,9 +117,7 @@ def test_damaged_converted_weights_are_converted_again(squeezenet: object, home:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_a_read_only_cache_is_converted_from_every_time(
-    squeezenet: object, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_cache_is_converted_from_every_time(squeezenet: object, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo.fetch("squeezenet1_1")
     (home / "converted").write_text("a file where the folder would be: nothing can be written into it")
     assert zoo.load("squeezenet1_1")(torch.zeros(1, 3, 227, 227)).shape == (1, 1000)
@@ -150,9 +148,7 @@ def test_a_model_can_be_pickled_with_its_preprocessing(squeezenet: object) -> No
 def test_mtcnns_three_nets_get_their_weights_turned(server: Server, put: Callable[[Card], Card]) -> None:
     layers = {number: drawn.draw(shapes, number) for number, shapes in drawn.MTCNN_SHAPES.items()}
     bodies = {number: drawn.caffemodel(each) for number, each in layers.items()}
-    files = tuple(
-        proven(f"det{number}.caffemodel", body, server.serve(f"/{number}", body)) for number, body in bodies.items()
-    )
+    files = tuple(proven(f"det{number}.caffemodel", body, server.serve(f"/{number}", body)) for number, body in bodies.items())
     put(dataclasses.replace(registry.card_of("mtcnn"), files=files))
     state = zoo.load("mtcnn").state_dict()
     np.testing.assert_array_equal(state["pnet.conv1.weight"].numpy(), layers[1]["conv1"][0].swapaxes(2, 3))
@@ -230,9 +226,7 @@ def test_num_classes_replaces_the_last_layer_of_a_converted_net(server: Server, 
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mtcnn", "mobilefacenet", "sphereface20", "age_net", "squeezenet1_0"])
-def test_without_pretrained_weights_nothing_is_fetched_or_written(
-    name: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pretrained_weights_nothing_is_fetched_or_written(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAFFEZOO_OFFLINE", "1")
     torch.manual_seed(0)
     model = zoo.load(name, pretrained=False)
@@ -347,9 +341,7 @@ def test_add_takes_the_authors_archive_also_packed_again(
     assert labels(card) == (() if repacked else ("one", "two"))
 
 
-def test_add_of_a_file_that_nothing_can_prove_needs_consent(
-    server: Server, put: Callable[[Card], Card], tmp_path: Path
-) -> None:
+def test_add_of_a_file_that_nothing_can_prove_needs_consent(server: Server, put: Callable[[Card], Card], tmp_path: Path) -> None:
     put(dataclasses.replace(tiny(server)[0], files=(File("net.caffemodel", ()),)))
     mine = tmp_path / "net.caffemodel"
     mine.write_bytes(b"whatever")
@@ -375,9 +367,7 @@ def test_verify_finds_a_flipped_bit_that_a_hit_does_not_see(squeezenet: object, 
     assert "published by this test" in finding.detail
 
 
-def test_clean_removes_what_is_unfinished_or_converted_and_all_with_consent(
-    squeezenet: object, server: Server, home: Path
-) -> None:
+def test_clean_removes_what_is_unfinished_or_converted_and_all_with_consent(squeezenet: object, server: Server, home: Path) -> None:
     zoo.load("squeezenet1_1")
     other = registry.card_of("squeezenet1_1").files[0]
     place = home / "squeezenet1_1"

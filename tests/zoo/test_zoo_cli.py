@@ -57,9 +57,7 @@ def test_info_shows_the_facts_with_their_sources(capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["parameters"] == 145_002_878
 
 
-def test_fetch_asks_for_consent_then_prints_the_paths(
-    small: str, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fetch_asks_for_consent_then_prints_the_paths(small: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", small]) == 1
     assert "--accept-terms" in capsys.readouterr().err
     assert main(["fetch", small, "--accept-terms"]) == 0
@@ -68,9 +66,7 @@ def test_fetch_asks_for_consent_then_prints_the_paths(
     assert json.loads(capsys.readouterr().out) == {"net.caffemodel": str(home / small / "net.caffemodel")}
 
 
-def test_verify_and_add_report_in_their_exit_status(
-    small: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_and_add_report_in_their_exit_status(small: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", small]) == 1
     mine = tmp_path / "mine"
     mine.write_bytes(BODY)

@@ -6,9 +6,7 @@ from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Pre
 
 # --- VGG-Face ----------------------------------------------------------------------------------------------------
 
-_VGG_FACE_TAR = (
-    Checksum("md5", "ee707ac6e890bc148cb155adeaad12be", "bob.bio.face 2200c110, embeddings/opencv.py"),
-)
+_VGG_FACE_TAR = (Checksum("md5", "ee707ac6e890bc148cb155adeaad12be", "bob.bio.face 2200c110, embeddings/opencv.py"),)
 _VGG_FACE_URLS = (
     "https://www.robots.ox.ac.uk/~vgg/software/vgg_face/src/vgg_face_caffe.tar.gz",
     "http://bobconda.lab.idiap.ch/public-upload/data/bob/bob.bio.face/master/caffe/vgg_face_caffe.tar.gz",
@@ -21,10 +19,7 @@ VGG_FACE = Card(
     files=(
         File(
             "VGG_FACE.caffemodel",
-            tuple(
-                Mirror(url, Archive("vgg_face_caffe/VGG_FACE.caffemodel", checksums=_VGG_FACE_TAR))
-                for url in _VGG_FACE_URLS
-            ),
+            tuple(Mirror(url, Archive("vgg_face_caffe/VGG_FACE.caffemodel", checksums=_VGG_FACE_TAR)) for url in _VGG_FACE_URLS),
             580_013_788,
             (
                 Checksum(
@@ -106,13 +101,9 @@ SPHEREFACE20 = Card(
             "sphereface_model.caffemodel",
             (
                 Mirror(
-                    "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2021.4/Sphereface/"
-                    "sphereface_model.caffemodel"
+                    "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2021.4/Sphereface/sphereface_model.caffemodel"
                 ),
-                Mirror(
-                    "https://drive.google.com/open?id=0B_geeR2lTMegb2F6dmlmOXhWaVk"
-                    "&resourcekey=0-q8b8x8BkzLz-kotTIB0UoQ"
-                ),
+                Mirror("https://drive.google.com/open?id=0B_geeR2lTMegb2F6dmlmOXhWaVk&resourcekey=0-q8b8x8BkzLz-kotTIB0UoQ"),
             ),
             90_688_218,
             (
@@ -169,9 +160,7 @@ MOBILEFACENET = Card(
         ),
     ),
     networks=(Network("mobilefacenet.prototxt", "mobilefacenet.caffemodel"),),
-    terms=Terms(
-        "the repository states no licence, so every right is reserved to its author", "honghuCode/mobileFacenet-ncnn"
-    ),
+    terms=Terms("the repository states no licence, so every right is reserved to its author", "honghuCode/mobileFacenet-ncnn"),
     citation="Chen, Liu, Gao, Han: MobileFaceNets, CCBR 2018",
     input="(N, 3, 112, 112), an aligned face",
     outputs="the 128-d embedding fc1, compared by cosine",
@@ -189,9 +178,7 @@ MOBILEFACENET = Card(
 # --- detection ---------------------------------------------------------------------------------------------------
 
 
-def _mtcnn_file(
-    number: int, size: int, sha256: str, sha1: str, md5: str, git: str, sha384: str
-) -> File:
+def _mtcnn_file(number: int, size: int, sha256: str, sha1: str, md5: str, git: str, sha384: str) -> File:
     name, net = f"det{number}.caffemodel", "pro"[number - 1]
     authors = "kpzhang93/MTCNN_face_detection_alignment"
     hashed = f"hashed by this project from {authors} 4617f55b"
@@ -200,10 +187,7 @@ def _mtcnn_file(
         (
             Mirror(f"https://github.com/{authors}/raw/master/code/codes/MTCNNv1/model/{name}"),
             Mirror(f"https://github.com/DuinoDu/mtcnn/raw/db5bd8f02023f8d37913140fd2bf2749c2dbf266/model/{name}"),
-            Mirror(
-                "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1/mtcnn/"
-                f"mtcnn-{net}/{name}"
-            ),
+            Mirror(f"https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1/mtcnn/mtcnn-{net}/{name}"),
         ),
         size,
         (
@@ -249,10 +233,7 @@ MTCNN = Card(
             "77bb0c7ec10017793e903e73a70b33b3f9e9bb36569c39e87eec0b8ac7ff58ec7a4ed813822467dceb8549cb1e3c03e0",
         ),
     ),
-    networks=tuple(
-        Network(f"mtcnn_det{number}.prototxt", f"det{number}.caffemodel", f"{net}net")
-        for number, net in enumerate("pro", 1)
-    ),
+    networks=tuple(Network(f"mtcnn_det{number}.prototxt", f"det{number}.caffemodel", f"{net}net") for number, net in enumerate("pro", 1)),
     terms=Terms("MIT", "kpzhang93/MTCNN_face_detection_alignment LICENSE"),
     citation="Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment Using Multitask Cascaded Convolutional "
     "Networks, IEEE Signal Processing Letters 2016",
@@ -304,9 +285,7 @@ RES10_SSD = Card(
         ),
     ),
     networks=(Network("opencv_res10_ssd.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),),
-    terms=Terms(
-        "OpenCV's licence: 3-clause BSD when the model was published, Apache 2.0 today", "opencv/opencv LICENSE"
-    ),
+    terms=Terms("OpenCV's licence: 3-clause BSD when the model was published, Apache 2.0 today", "opencv/opencv LICENSE"),
     citation="Liu et al.: SSD, ECCV 2016; trained by the OpenCV project",
     input="(N, 3, 300, 300)",
     outputs="detections (1, 1, F, 7): image, class, confidence, x1, y1, x2, y2 in 0..1",
@@ -325,9 +304,7 @@ _LEVI = "https://github.com/GilLevi/AgeGenderDeepLearning/raw/master/models"
 _LEVI_MIRROR = "https://huggingface.co/AjaySharma/genderDetection/resolve/5cde30ccaa3ebff2e3d06876bf6412f19be183c3"
 _LEVI_LISTS = "four public lists, the page of AjaySharma/genderDetection 5cde30cc on Hugging Face among them"
 _LEVI_TREE = "the git tree of GilLevi/AgeGenderDeepLearning at 2d591d46"
-_LEVI_TERMS = Terms(
-    "offered as it is; no licence is granted in words", "GilLevi/AgeGenderDeepLearning README, copyright notice"
-)
+_LEVI_TERMS = Terms("offered as it is; no licence is granted in words", "GilLevi/AgeGenderDeepLearning README, copyright notice")
 _LEVI_CITATION = "Levi, Hassner: Age and Gender Classification using Convolutional Neural Networks, CVPRW AMFG 2015"
 _LEVI_PREPROCESS = Preprocess(
     size=(227, 227),
@@ -457,13 +434,10 @@ def _emotiw(kind: str, title: str, model: str, mean: str, deploy: str) -> Card:
         name=f"emotiw_vgg_s_{kind}",
         title=f"Levi and Hassner's EmotiW 2015 VGG_S, {title}",
         task="seven facial expressions",
-        files=tuple(
-            File(name, (Mirror(f"https://drive.google.com/open?id={drive_id}"),)) for name, drive_id in files.items()
-        ),
+        files=tuple(File(name, (Mirror(f"https://drive.google.com/open?id={drive_id}"),)) for name, drive_id in files.items()),
         networks=(Network("deploy.prototxt", "EmotiW_VGG_S.caffemodel"),),
         terms=Terms("none stated; the authors ask for a citation", "gist GilLevi/54aee1b8b0397721aa4b"),
-        citation="Levi, Hassner: Emotion Recognition in the Wild via Convolutional Neural Networks and Mapped Binary "
-        "Patterns, ICMI 2015",
+        citation="Levi, Hassner: Emotion Recognition in the Wild via Convolutional Neural Networks and Mapped Binary Patterns, ICMI 2015",
         input="(N, 3, 224, 224)",
         outputs="probabilities of seven expressions",
         preprocess=Preprocess(
@@ -511,8 +485,7 @@ def _vggface2(kind: str, title: str, outputs: str) -> Card:
         title=f"VGGFace2, {title}",
         task="face descriptor" if kind.endswith(("128", "256")) else "face identification, face descriptor",
         files=tuple(
-            File(f"{kind}.{suffix}", (Mirror(url, Archive(f"{kind}_caffe/{kind}.{suffix}")),))
-            for suffix in ("caffemodel", "prototxt")
+            File(f"{kind}.{suffix}", (Mirror(url, Archive(f"{kind}_caffe/{kind}.{suffix}")),)) for suffix in ("caffemodel", "prototxt")
         ),
         networks=(Network(f"{kind}.prototxt", f"{kind}.caffemodel"),),
         terms=Terms(

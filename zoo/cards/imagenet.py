@@ -141,12 +141,8 @@ GOOGLENET = Card(
     parameters=6_998_552,
 )
 
-_VGG_PREPROCESS = _imagenet(
-    224, (103.939, 116.779, 123.68), "gist ksimonyan/211839e770f7b538e2d8; shorter side 256 as in the paper", 256
-)
-_VGG_TERMS = Terms(
-    "CC BY 4.0 (non-commercial until June 2016)", "open_model_zoo's licence field; Lasagne/Recipes issue 71"
-)
+_VGG_PREPROCESS = _imagenet(224, (103.939, 116.779, 123.68), "gist ksimonyan/211839e770f7b538e2d8; shorter side 256 as in the paper", 256)
+_VGG_TERMS = Terms("CC BY 4.0 (non-commercial until June 2016)", "open_model_zoo's licence field; Lasagne/Recipes issue 71")
 _VGG_CITATION = "Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
 _VGG = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
 
@@ -281,9 +277,7 @@ SQUEEZENET1_0 = Card(
                     _MODEL_YML.format("squeezenet1.0"),
                 ),
                 Checksum("sha1", "579d0beb658e43c45937bf8bb5e4034fea4e1f69", _MEXOPENCV),
-                Checksum(
-                    "git-blob-sha1", "a381d848b43d7048c3b362238ece2386c21d6ff0", "the git tree of forresti/SqueezeNet"
-                ),
+                Checksum("git-blob-sha1", "a381d848b43d7048c3b362238ece2386c21d6ff0", "the git tree of forresti/SqueezeNet"),
             ),
         ),
     ),
@@ -484,9 +478,7 @@ OPEN_NSFW = Card(
                     "74b7c0374425c2b324f73b134f8a7254eab9bbddc9e452a22d934b8c17015ad2",
                     "hashed by this project from nsfw 0.3.2",
                 ),
-                Checksum(
-                    "sha1", "59c13a47b24d510649609f025e98caee6b3d37ea", "hashed by this project from nsfw 0.3.2"
-                ),
+                Checksum("sha1", "59c13a47b24d510649609f025e98caee6b3d37ea", "hashed by this project from nsfw 0.3.2"),
                 Checksum("md5", "57c489e50253b67b98f24a43d7637203", "hashed by this project from nsfw 0.3.2"),
             ),
         ),
@@ -496,9 +488,7 @@ OPEN_NSFW = Card(
     citation="Mahadeokar et al., Yahoo: Open nsfw model, 2016",
     input="(N, 3, 224, 224)",
     outputs="probabilities: harmless, pornographic",
-    preprocess=_imagenet(
-        224, (104.0, 117.0, 123.0), "yahoo/open_nsfw classify_nsfw.py: 256×256, centre crop", (256, 256)
-    ),
+    preprocess=_imagenet(224, (104.0, 117.0, 123.0), "yahoo/open_nsfw classify_nsfw.py: 256×256, centre crop", (256, 256)),
     classifier="fc_nsfw",
     parameters=5_917_890,
 )

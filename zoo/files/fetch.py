@@ -35,9 +35,7 @@ class Finding:
     detail: str
 
 
-def fetch(
-    name: str, *, accept_terms: bool = False, allow_unverified: bool = False, progress: bool | None = None
-) -> dict[str, Path]:
+def fetch(name: str, *, accept_terms: bool = False, allow_unverified: bool = False, progress: bool | None = None) -> dict[str, Path]:
     """Returns {file name: path} of the model's needed files, fetching what the cache does not have.
 
     `progress` None shows a bar on a terminal. Raises UnknownModel, TermsNotAccepted, Offline, Unverified (nobody has
@@ -94,9 +92,7 @@ def obtain(
     raise FetchError("\n".join([f"no mirror gives {file.name}:", *failures, f"  {_by_hand(place.name)}"]))
 
 
-def add(
-    name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, allow_unverified: bool = False
-) -> dict[str, Path]:
+def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, allow_unverified: bool = False) -> dict[str, Path]:
     """Copies a file from disk into the cache, under the same checks: the authors' archive, or one of its members.
 
     Returns {file name: path} of what came in. Raises ProofError if the file is none of the model's, Unverified if
@@ -204,9 +200,7 @@ def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Sibl
             temporary.unlink(missing_ok=True)
 
 
-def _siblings(
-    place: Path, file: File, mirror: Mirror, together: Sequence[File], allow_unverified: bool
-) -> list[tuple[File, str]]:
+def _siblings(place: Path, file: File, mirror: Mirror, together: Sequence[File], allow_unverified: bool) -> list[tuple[File, str]]:
     """What else of the model the archive at this mirror holds, may be taken, and is not there yet."""
     return [
         (other, same.archive.member)

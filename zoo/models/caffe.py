@@ -126,7 +126,7 @@ def result_of(graph: Graph, classifier: str | None) -> int:
     if step.spec.type == "Softmax" and getattr(step.module, "dim", None) == 1:
         (end,) = step.bottoms
         if graph.names[graph.versions[end]] != end:
-            raise LoadError(f"{graph.where}: {step.spec} writes over the logits; give it a top of its own: top: \"prob\"")
+            raise LoadError(f'{graph.where}: {step.spec} writes over the logits; give it a top of its own: top: "prob"')
     return end
 
 
@@ -185,7 +185,7 @@ def _preprocess(net: CaffeNet) -> Preprocess | None:
     if said.mean_file is not None:
         raise LoadError(
             f"the prototxt subtracts the mean image {said.mean_file!r}; say what the model is to do with preprocess=, such as"
-            " zoo.Preprocess(size=(224, 224), channels=\"BGR\", mean=tuple(converter.read_mean(FILE).mean((1, 2))), source=\"...\")"
+            ' zoo.Preprocess(size=(224, 224), channels="BGR", mean=tuple(converter.read_mean(FILE).mean((1, 2))), source="...")'
         )
     means = said.mean * 3 if len(said.mean) == 1 else said.mean or (0.0, 0.0, 0.0)
     if len(means) != 3 or said.channel_order != "BGR":

@@ -122,8 +122,8 @@ def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
         if weight is not None and layer is None:
             (end,) = graph.outputs
             path.write_text(
-                f"{text}layer {{ name: \"{kind.CLASSIFIER}\" type: \"InnerProduct\" bottom: \"{end}\" top: \"{kind.CLASSIFIER}\""
-                f" inner_product_param {{ num_output: {len(weight)} weight_filler {{ type: \"xavier\" }} }} }}\n",
+                f'{text}layer {{ name: "{kind.CLASSIFIER}" type: "InnerProduct" bottom: "{end}" top: "{kind.CLASSIFIER}"'
+                f' inner_product_param {{ num_output: {len(weight)} weight_filler {{ type: "xavier" }} }} }}\n',
                 encoding="utf-8",
             )
             graph, _ = prepare(path, None)

@@ -98,7 +98,7 @@ def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
     outputs = arguments.get("num_classes")
     if outputs is not None and classes and outputs != len(classes):
         raise LoadError(f"{where}: there are {len(classes)} classes, but num_classes is {_short(outputs)}")
-    architecture = field("architecture", str, "the name of a class in architectures, or \"caffe\"")
+    architecture = field("architecture", str, 'the name of a class in architectures, or "caffe"')
     named = arguments.get("classifier") if architecture == "caffe" else None
     if architecture == "caffe" and (arguments.keys() - {"classifier"} or not isinstance(named, str | None)):
         raise LoadError(f"{where}: a Caffe net takes no arguments but the name of its classifier, not {_short(arguments)}")
@@ -133,7 +133,7 @@ def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
         and (_is_number(scale) or (isinstance(scale, list) and len(scale) == count and all(map(_is_number, scale))))
     ):
         raise LoadError(
-            f"{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels \"BGR\", \"RGB\" or \"GRAY\","
+            f'{where}: preprocess is {_short(facts)}; it takes size [height, width] or null, channels "BGR", "RGB" or "GRAY",'
             " mean [a number for each channel], scale (a number, or one for each channel), and resize (a number, or [height, width])"
         )
     return Preprocess(
@@ -257,9 +257,7 @@ def _weights(facts: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     try:
         found = digests(path, ())["sha256"]
         if found != known.lower():
-            raise LoadError(
-                f"{path}: its sha256 is {found}, card.json says {_short(known)}: it was changed or cut short. Copy it again"
-            )
+            raise LoadError(f"{path}: its sha256 is {found}, card.json says {_short(known)}: it was changed or cut short. Copy it again")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise LoadError(f"{path}: no safetensors file ({error})") from error
