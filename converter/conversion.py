@@ -17,11 +17,10 @@ from converter.build.graph import Graph, Shared, Step, build_graph
 from converter.build.matching import Plan, changed, match, open_weights, tensor_of
 from converter.errors import CaffezooWarning, GraphError, UnsupportedError, shown, some
 from converter.files import head
-from converter.layers import layer_type
+from converter.layers import Filler, layer_type
 from converter.net import CaffeNet, Preprocess, StoredLayer
 from converter.read.caffemodel import Weights
 from converter.read.prototxt import read_prototxt
-from converter.read.schema import message_class
 from converter.read.upgrade import LayerSpec, NetSpec
 
 PathLike = str | os.PathLike[str]
@@ -150,7 +149,7 @@ def _draw_anew(graph: Graph, fresh: Mapping[str, int]) -> None:
         GraphError: such a layer shares its weights with one that does.
     """
     owners: dict[str, Step] = {}
-    xavier = message_class("FillerParameter")(type="xavier")
+    xavier = Filler("xavier")
     for step in graph.steps:
         for name in filter(None, step.shared):
             other = owners.setdefault(name, step)
@@ -161,7 +160,7 @@ def _draw_anew(graph: Graph, fresh: Mapping[str, int]) -> None:
             step.blobs = [replace(blob, filler=xavier) if len(shape) > 1 and _constant(blob.filler) == 0 else blob for blob, shape in pairs]
 
 
-def _constant(filler: Any) -> float | None:
+def _constant(filler: Filler | float | None) -> float | None:
     """The value that a filler sets everywhere; None where it draws."""
     if filler is None or isinstance(filler, float):
         return filler or 0.0

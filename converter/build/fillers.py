@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from converter.errors import UnsupportedError
+from converter.layers.registry import Filler
 
 
-def fill(filler: Any, shape: tuple[int, ...], where: str) -> Tensor:
-    """A blob filled as a FillerParameter says (a float: that constant, None: zeros), with torch's random numbers.
+def fill(filler: Filler | float | None, shape: tuple[int, ...], where: str) -> Tensor:
+    """A blob filled as its filler says (a float: that constant, None: zeros), with torch's random numbers.
 
     Raises:
         UnsupportedError: a filler that Caffe does not have, or that does not go with the shape.
@@ -28,39 +28,39 @@ def fill(filler: Any, shape: tuple[int, ...], where: str) -> Tensor:
     return _RANDOM[filler.type](filler, torch.empty(shape))
 
 
-def _uniform(f: Any, x: Tensor) -> Tensor:
+def _uniform(f: Filler, x: Tensor) -> Tensor:
     return x.uniform_(min(f.min, f.max), max(f.min, f.max))
 
 
-def _gaussian(f: Any, x: Tensor) -> Tensor:
+def _gaussian(f: Filler, x: Tensor) -> Tensor:
     x.normal_(f.mean, abs(f.std))
     if f.sparse >= 0:  # on average `sparse` of a row's inputs stay
         x.mul_(torch.rand_like(x) < f.sparse / max(x.shape[0] if x.dim() else 1, 1))
     return x
 
 
-def _positive_unitball(f: Any, x: Tensor) -> Tensor:
+def _positive_unitball(f: Filler, x: Tensor) -> Tensor:
     rows = x.uniform_(0, 1).reshape(x.shape[0] if x.dim() else 1, -1)
     return (rows / rows.sum(1, keepdim=True)).reshape(x.shape)
 
 
-def _fan(f: Any, x: Tensor) -> float:
+def _fan(f: Filler, x: Tensor) -> float:
     """Inputs of an output (count / the first axis), outputs of an input (count / the second), or their average."""
     fan_in = x.numel() / max(x.shape[0] if x.dim() else 1, 1)
     fan_out = x.numel() / max(x.shape[1] if x.dim() > 1 else 1, 1)
     return max({0: fan_in, 1: fan_out, 2: (fan_in + fan_out) / 2}[f.variance_norm], 1e-12)
 
 
-def _xavier(f: Any, x: Tensor) -> Tensor:
+def _xavier(f: Filler, x: Tensor) -> Tensor:
     bound = math.sqrt(3 / _fan(f, x))
     return x.uniform_(-bound, bound)
 
 
-def _msra(f: Any, x: Tensor) -> Tensor:
+def _msra(f: Filler, x: Tensor) -> Tensor:
     return x.normal_(0, math.sqrt(2 / _fan(f, x)))
 
 
-def _bilinear(f: Any, x: Tensor) -> Tensor:
+def _bilinear(f: Filler, x: Tensor) -> Tensor:
     size = x.shape[3]
     half = math.ceil(size / 2)
     center = (size - 1) / (2 * half)

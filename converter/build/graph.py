@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from converter.errors import GraphError, shown, some
-from converter.layers import Blob, Layer, Sources, build, layer_type
+from converter.layers import Layer, Param, Sources, build, layer_type
 from converter.layers.module import Shared
 from converter.layers.registry import first_line, refuse_unknown, shapes_of
 from converter.build.meta import QuickMeta
@@ -42,7 +42,7 @@ class Step:
     module: nn.Module
     bottoms: list[int]
     tops: list[int]
-    blobs: Sequence[Blob] = ()
+    blobs: Sequence[Param] = ()
     load: Any = None
     save: Any = None
     blob_shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -229,7 +229,7 @@ class _Builder:
         made, notes = build(spec, kind, inputs, graph.phase, graph.where)
         assert isinstance(made, Layer)
         graph.notes += notes
-        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.blobs, made.load, made.save)
+        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.params, made.load, made.save)
         self.parameters(step)
         try:
             with torch.no_grad(), QuickMeta():

@@ -15,10 +15,10 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from converter.layers.registry import Blob, Fields, Layer, LayerType, Sources, build, layer_type, layer_types
+from converter.layers.registry import Fields, Filler, Layer, LayerType, Param, Sources, build, layer_type, layer_types
 
 FAMILIES = tuple(info.name for info in pkgutil.iter_modules(__path__) if info.name not in ("module", "registry"))
 for _family in FAMILIES:
     import_module(f"{__name__}.{_family}")
 
-__all__ = ["FAMILIES", "Blob", "Fields", "Layer", "LayerType", "Sources", "build", "layer_type", "layer_types"]
+__all__ = ["FAMILIES", "Fields", "Filler", "Layer", "LayerType", "Param", "Sources", "build", "layer_type", "layer_types"]

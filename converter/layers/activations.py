@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
-from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
 
 @layer("ReLU", "relu_param", ignored=ENGINE)
@@ -22,7 +22,7 @@ def prelu(p: Fields, x: Tensor) -> Layer:
         raise ValueError("PReLU takes at least two axes")
     module = nn.PReLU(1 if p.channel_shared else x.shape[1])
     # prelu_layer.cpp: without a filler the slopes begin at 0.25; a shared slope is a blob without axes
-    return Layer(module, [Blob("weight", p.filler if p.has("filler") else 0.25, () if p.channel_shared else None)])
+    return Layer(module, [Param("weight", p.filler if p.has("filler") else 0.25, () if p.channel_shared else None)])
 
 
 @layer("ELU", "elu_param")

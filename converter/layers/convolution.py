@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule, aligned
-from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
 _IGNORED = {
     **ENGINE,
@@ -143,7 +143,7 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
         module = plain(channels, outputs, kernel, stride, pad, dilation=dilation, groups=groups, bias=p.bias_term)
     else:
         module = Convolution(channels, outputs, kernel, stride, pad, dilation, groups, p.bias_term, axis, transposed)
-    blobs = [Blob("weight", p.weight_filler), Blob("bias", p.bias_filler)]
+    blobs = [Param("weight", p.weight_filler), Param("bias", p.bias_filler)]
     return Layer(module, blobs[: 1 + p.bias_term])
 
 
@@ -193,7 +193,7 @@ def _depthwise(p: Fields, x: Tensor, group: int) -> Layer:
     if x.dim() != 4 or axis != 1 or p.num_output != channels or group != channels:
         raise ValueError(f"num_output {p.num_output} and group {group} must both be the {channels} channels of a bottom (N, C, H, W)")
     module = nn.Conv2d(channels, channels, kernel, stride, pad, dilation, groups=channels, bias=p.bias_term)  # type: ignore[arg-type]
-    return Layer(module, [Blob("weight", p.weight_filler), Blob("bias", p.bias_filler)][: 1 + p.bias_term])
+    return Layer(module, [Param("weight", p.weight_filler), Param("bias", p.bias_filler)][: 1 + p.bias_term])
 
 
 @layer("ConvolutionDepthwise", "convolution_param", ignored=_IGNORED)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
-from converter.layers.registry import ENGINE, Blob, Fields, Layer, layer
+from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
 
 def _normalization(p: Fields, default: str) -> str:
@@ -237,7 +237,7 @@ def center_loss(p: Fields, x: Tensor, label: Tensor) -> Layer:
     axis = p.axis_of(x)
     if p.num_output < 1 or axis != 1:
         raise ValueError(f"num_output {p.num_output} and axis {p.axis}; it takes at least one center, and all axes behind the first")
-    return Layer(CenterLoss(p.num_output, x[0].numel(), axis), [Blob("weight", p.center_filler)])
+    return Layer(CenterLoss(p.num_output, x[0].numel(), axis), [Param("weight", p.center_filler)])
 
 
 class Accuracy(CaffeModule):

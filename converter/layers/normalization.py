@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
-from converter.layers.registry import ENGINE, TRAINING, Blob, Fields, Layer, fields_set, layer
+from converter.layers.registry import ENGINE, TRAINING, Fields, Filler, Layer, Param, fields_set, layer
 
 
 class LRN(CaffeModule):
@@ -95,7 +95,7 @@ def batch_norm(p: Fields, x: Tensor) -> Layer:
     if not 0 <= p.eps < math.inf:
         raise ValueError(f"the eps {p.eps} is no small positive number")
     module = BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
-    blobs = [Blob("running_mean"), Blob("running_var"), Blob("factor", shape=(1,))]
+    blobs = [Param("running_mean"), Param("running_var"), Param("factor", shape=(1,))]
     return Layer(module, blobs, _batch_norm_statistics, _batch_norm_sums)
 
 
@@ -157,7 +157,7 @@ def normalize(p: Fields, x: Tensor) -> Layer:
     if p.has("norm_param"):
         norm = p.norm_param
         module = Normalize(x.shape[1], norm.across_spatial, norm.channel_shared, norm.eps)
-        return Layer(module, [Blob("weight", norm.scale_filler if norm.HasField("scale_filler") else 1.0)])
+        return Layer(module, [Param("weight", Filler.of(norm.scale_filler) if norm.HasField("scale_filler") else 1.0)])
     kind = p.normalize_param.normalize_type  # fix_gradient and bp_norm change gradients only
     if kind not in ("L1", "L2") or x.dim() not in (2, 4):
         raise ValueError(f"normalize_type {kind!r} on {x.dim()} axes; there are L1 and L2, on (N, C) or (N, C, H, W)")
@@ -227,12 +227,12 @@ def bn(p: Fields, x: Tensor) -> Layer:
     shape = (1, channels, 1, 1)
     if slope:
         module = BN(channels, p.eps, 1 - p.momentum, p.frozen, p.phase == "TRAIN" and not p.frozen)
-        statistics = [Blob("running_mean", shape=shape), Blob("running_var", 1.0 if p.frozen else None, shape)]
-        return Layer(module, [Blob("weight", p.slope_filler, shape), Blob("bias", p.bias_filler, shape), *statistics], _flat, _with_axes)
+        statistics = [Param("running_mean", shape=shape), Param("running_var", 1.0 if p.frozen else None, shape)]
+        return Layer(module, [Param("weight", p.slope_filler, shape), Param("bias", p.bias_filler, shape), *statistics], _flat, _with_axes)
     # segnet's bn_layer.cpp: LEARN normalizes by the batch in every phase, with an eps of 1e-9
     learn = p.bn_mode == "LEARN"
     segnet = BN(channels, 1e-9, track_running_stats=False) if learn else ScaleShift(channels)
-    return Layer(segnet, [Blob("weight", p.scale_filler, shape), Blob("bias", p.shift_filler, shape)], _flat, _with_axes)
+    return Layer(segnet, [Param("weight", p.scale_filler, shape), Param("bias", p.shift_filler, shape)], _flat, _with_axes)
 
 
 _BN_KEYS = ("weight", "bias", "running_mean", "running_var")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
-from converter.layers.registry import Blob, Fields, Layer, layer
+from converter.layers.registry import Fields, Layer, Param, layer
 
 
 class Recurrent(CaffeModule):
@@ -70,7 +70,7 @@ def _recurrent(p: Fields, kind: type[Recurrent], keys: Sequence[str], bottoms: t
         raise ValueError(f"the static input takes (N, ...), here with N = {x.shape[1]}")
     module = kind(prod(x.shape[2:]), p.num_output, None if static is None else prod(static.shape[1:]), p.expose_hidden)
     fillers = {"weight": p.weight_filler, "bias": p.bias_filler}
-    blobs = [Blob(key, fillers[key.split("_")[0]]) for key in keys if static is not None or key != "weight_static"]
+    blobs = [Param(key, fillers[key.split("_")[0]]) for key in keys if static is not None or key != "weight_static"]
     return Layer(module, blobs)
 
 

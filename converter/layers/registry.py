@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,35 @@ _FORK_FIELDS = {
 
 
 @dataclass(frozen=True)
-class Blob:
+class Filler:
+    """Caffe's FillerParameter as plain data: how a blob gets its first values."""
+
+    type: str = "constant"
+    value: float = 0.0
+    min: float = 0.0
+    max: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+    sparse: int = -1
+    variance_norm: int = 0
+
+    @classmethod
+    def of(cls, message: Any) -> Filler:
+        """The record of a FillerParameter."""
+        return cls(**{known.name: getattr(message, known.name) for known in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True)
+class Param:
     """One of a Caffe layer's parameter blobs: the state-dict key it feeds, Caffe's filler, and its shape where the key's differs."""
 
     key: str
-    filler: Any = None  # FillerParameter, or None for zeros
+    filler: Filler | float | None = None  # a float: that constant; None: zeros
     shape: tuple[int, ...] | None = None
+
+
+Load = Callable[[list[Tensor]], dict[str, Tensor]]
+Save = Callable[[dict[str, Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,17 +73,17 @@ class Layer:
     """What a layer function returns: the module, its blobs in Caffe's order, and how blobs become state-dict values.
 
     load(blobs) -> {key: tensor} where the values change on the way, and its inverse save({key: tensor}) -> blobs; None where
-    every blob is its key's value, as it is.
+    every blob is its key's value, as it is. A net that is pickled takes both along: they are functions of a module.
     """
 
     module: nn.Module
-    blobs: Sequence[Blob] = ()
-    load: Callable[[list[Tensor]], dict[str, Tensor]] | None = None
-    save: Callable[[dict[str, Tensor]], list[Tensor]] | None = None
+    params: Sequence[Param] = ()
+    load: Load | None = None
+    save: Save | None = None
 
 
 class Fields:
-    """A parameter message that remembers which of its fields were looked at. Enums read as their names."""
+    """A parameter message that remembers which of its fields were looked at. Enums read as their names, fillers as Filler."""
 
     def __init__(self, message: Any, layer_message: Any, phase: str):
         self._message, self._seen = message, set[str]()
@@ -72,6 +96,8 @@ class Fields:
         value = getattr(self._message, name)
         if is_repeated(known) and known.message_type is None:
             return tuple(value)
+        if known.message_type is not None and known.message_type.name == "FillerParameter":
+            return Filler.of(value)
         return known.enum_type.values_by_number[value].name if known.enum_type is not None else value
 
     def has(self, name: str) -> bool:
@@ -113,12 +139,15 @@ class LayerType:
     function: Callable[..., Layer | Sources | nn.Module]
     bottoms: tuple[int, int | None]  # least and most
     ignored: Mapping[str, str]
-    is_source: bool = False
-    is_loss: bool = False  # Caffe gives a loss layer its top where the file names none
-    removed: str | None = None  # why the layer is left out of the net
+    origin: str  # "BVLC", or the fork that it comes from
+    refuses: str  # what of it is refused, and why: "" for nothing that BVLC Caffe takes
+    is_source: bool
+    is_loss: bool  # Caffe gives a loss layer its top where the file names none
+    removed: str | None  # why the layer is left out of the net
 
 
 _TYPES: dict[str, LayerType] = {}
+F = TypeVar("F", bound=Callable[..., Layer | Sources | nn.Module])
 
 
 def layer(
@@ -127,14 +156,30 @@ def layer(
     *,
     bottoms: tuple[int, int | None] = (1, 1),
     ignored: Mapping[str, str] | None = None,
-    **flags: Any,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the function below as the layer type of this name."""
+    origin: str = "BVLC",
+    refuses: str = "",
+    is_source: bool = False,
+    is_loss: bool = False,
+    removed: str | None = None,
+) -> Callable[[F], F]:
+    """Register the function below as the layer type of this name.
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    Args:
+        name: LayerParameter.type.
+        message: the field of LayerParameter that holds its parameters.
+        bottoms: least and most; None: any number.
+        ignored: fields of the message that change nothing that we compute, and why.
+        origin: where the type comes from, for docs/layers.md: "BVLC", or forks, such as "SSD" or "Intel, NVIDIA".
+        refuses: what of it is refused, in one clause, for docs/layers.md: "a dropout_ratio of 1".
+        is_source: it reads data: its tops are inputs of the net.
+        is_loss: Caffe gives it a top where the file names none.
+        removed: why the layer is left out of the net.
+    """
+
+    def register(function: F) -> F:
         if name in _TYPES:
             raise ValueError(f"layer type {name!r} is registered twice: in {_TYPES[name].function.__module__} and in {function.__module__}")
-        _TYPES[name] = LayerType(name, message, function, bottoms, ignored or {}, **flags)
+        _TYPES[name] = LayerType(name, message, function, bottoms, ignored or {}, origin, refuses, is_source, is_loss, removed)
         return function
 
     return register

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule, aligned
-from converter.layers.registry import Blob, Fields, Layer, layer
+from converter.layers.registry import Fields, Layer, Param, layer
 
 
 class InnerProduct(CaffeModule):
@@ -36,8 +36,8 @@ def inner_product(p: Fields, x: Tensor) -> Layer:
     rows, columns = p.num_output, prod(x.shape[axis:])
     plain = x.dim() == axis + 1
     module = nn.Linear(columns, rows, p.bias_term) if plain else InnerProduct(columns, rows, p.bias_term, axis)
-    weight = Blob("weight", p.weight_filler, (columns, rows) if p.transpose else None)
-    blobs = [weight, Blob("bias", p.bias_filler)][: 1 + p.bias_term]
+    weight = Param("weight", p.weight_filler, (columns, rows) if p.transpose else None)
+    blobs = [weight, Param("bias", p.bias_filler)][: 1 + p.bias_term]
     return Layer(module, blobs, _transposed, _transposed_back) if p.transpose else Layer(module, blobs)
 
 
@@ -68,7 +68,7 @@ def embed(p: Fields, x: Tensor) -> Layer:
     if p.num_output < 1 or p.input_dim < 1:
         raise ValueError("num_output and input_dim must be at least 1")
     module = Embed(p.input_dim, p.num_output, p.bias_term)
-    return Layer(module, [Blob("weight", p.weight_filler), Blob("bias", p.bias_filler)][: 1 + p.bias_term])
+    return Layer(module, [Param("weight", p.weight_filler), Param("bias", p.bias_filler)][: 1 + p.bias_term])
 
 
 def _extent(p: Fields, x: Tensor, other: tuple[Tensor, ...]) -> tuple[int, tuple[int, ...]]:
@@ -106,7 +106,7 @@ def scale(p: Fields, x: Tensor, *factor: Tensor) -> Layer:
     axis, shape = _extent(p, x, factor)
     module = Scale(shape, axis, p.bias_term, learned=not factor)
     filler = p.filler if p.has("filler") else 1.0  # scale_layer.cpp: no filler is a factor of 1
-    blobs = ([] if factor else [Blob("weight", filler)]) + ([Blob("bias", p.bias_filler)] if p.bias_term else [])
+    blobs = ([] if factor else [Param("weight", filler)]) + ([Param("bias", p.bias_filler)] if p.bias_term else [])
     return Layer(module, blobs)
 
 
@@ -128,7 +128,7 @@ class Bias(CaffeModule):
 def bias(p: Fields, x: Tensor, *term: Tensor) -> Layer:
     axis, shape = _extent(p, x, term)
     module = Bias(shape, axis, learned=not term)
-    return Layer(module, [] if term else [Blob("bias", p.filler)])
+    return Layer(module, [] if term else [Param("bias", p.filler)])
 
 
 class Parameter(CaffeModule):
@@ -145,4 +145,4 @@ class Parameter(CaffeModule):
 
 @layer("Parameter", "parameter_param", bottoms=(0, 0))
 def parameter(p: Fields) -> Layer:
-    return Layer(Parameter(tuple(p.shape.dim)), [Blob("weight")])
+    return Layer(Parameter(tuple(p.shape.dim)), [Param("weight")])

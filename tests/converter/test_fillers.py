@@ -10,6 +10,7 @@ import torch
 
 from converter.build.fillers import fill
 from converter.errors import UnsupportedError
+from converter.layers import Filler
 from converter.read.schema import message_class
 
 SHAPE = (40, 30, 5, 4)  # 24,000 values; an output has 600 inputs, an input goes to 800 outputs
@@ -17,7 +18,7 @@ SHAPE = (40, 30, 5, 4)  # 24,000 values; an output has 600 inputs, an input goes
 
 def filled(shape: tuple[int, ...] = SHAPE, **fields: Any) -> torch.Tensor:
     torch.manual_seed(0)
-    return fill(message_class("FillerParameter")(**fields), shape, "net.prototxt: layer 'a'")
+    return fill(Filler.of(message_class("FillerParameter")(**fields)), shape, "net.prototxt: layer 'a'")
 
 
 def test_no_filler_is_zero_a_number_is_that_number_and_constant_its_value() -> None:
