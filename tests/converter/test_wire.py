@@ -276,9 +276,9 @@ def test_a_blob_of_more_than_2_gib_is_walked_and_read_at_its_ends(tmp_path: Path
         file.write(layer("behind", [blob(SIX)]))
     if path.stat().st_blocks * 512 > 1 << 20:
         pytest.skip("this file system has no sparse files")
-    began = time.perf_counter()
+    began = time.process_time()
     found = read_blobs(path)
-    assert time.perf_counter() - began < 2, "the walk looked at the values"
+    assert time.process_time() - began < 2, "the walk looked at the values"
     (large,) = found["fc"]
     assert large.shape == (rows, columns) and large.dtype == "F32"
     span = large.plain()
@@ -303,9 +303,9 @@ def test_a_large_file_that_was_cut_short_is_told(missing: int, tmp_path: Path) -
 def test_a_large_net_is_walked_in_little_time_and_memory(tmp_path: Path) -> None:
     data = block(1, b"deep") + b"".join(layer(f"layer{i}", [blob(SIX), blob(HALVES)]) for i in range(5_000))
     path = written(tmp_path, data)
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(read_blobs(path)) == 5_000
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_blobs_keep_their_file_open_and_nothing_else(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path, tmp_path_factory: pytes
     weights.write_bytes(b"".join(layer(name, [shape(100, 100) + packed(5, numpy.ones(10_000))]) for name in names))
     limits = ["0", "100", "3000", "300000", "1000000"]
     done = subprocess.run(
-        [sys.executable, "-c", _FULL_DISK, str(folder), str(prototxt), str(weights), *limits], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _FULL_DISK, str(folder), str(prototxt), str(weights), *limits], capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()

@@ -137,11 +137,11 @@ def test_a_signal_reaches_the_run_under_way_and_no_other_is_begun(tmp_path: Path
     words = ["--data", "data.csv", "--out", "runs", "--only", "scratch-0", "scratch-1", "--launch", shlex.join([sys.executable, str(stub)])]
     for number in (signal.SIGTERM, signal.SIGINT):
         child = subprocess.Popen([sys.executable, str(SCRIPT), *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 600
         while not (tmp_path / "runs/scratch-0.begun").exists() and time.monotonic() < until:
             time.sleep(0.05)
         child.send_signal(number)
-        printed, _ = child.communicate(timeout=30)
+        printed, _ = child.communicate(timeout=600)
         assert child.returncode == 143 and "stopped; the same command continues it" in printed
         (tmp_path / "runs/scratch-0.begun").unlink()
         (tmp_path / "runs/scratch-0.saved").unlink()

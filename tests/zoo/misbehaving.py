@@ -202,7 +202,7 @@ def silent(handler: Handler, resource: Resource) -> None:
     handler.server.stopped.wait(10)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
