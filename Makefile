@@ -2,19 +2,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint schema clean
+.PHONY: demo check quick test lint schema clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m converter.demo demo-out
 
-test: $(VENV)/.dev
+check: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test: check
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
-	$(BIN)/mypy
+	$(BIN)/ruff format .
 
 # The descriptor set that converter/read/schema.py loads; tests/converter/test_schema.py fails where it is out of date.
 schema: $(VENV)/.dev
