@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from architectures.contract import Adjusted, CaffeTwin
+
 _COUNTER = "num_batches_tracked"  # BatchNorm's step counter: Caffe and torch 0.3 have none, and inference ignores it
 
 
@@ -78,7 +80,8 @@ def load_from_caffe(model: nn.Module, caffe_state: Mapping[str, Tensor]) -> None
     They are copied; a net that was built on the meta device takes the tensors themselves, so that they are held once.
     A net whose weights need more than new names has a function `adjust_caffe_state` (MTCNN's nets, turned upright).
     """
-    table: Mapping[str, str | None] = model.FROM_CAFFE  # type: ignore[assignment]
-    adjust = getattr(model, "adjust_caffe_state", dict)
-    state = from_caffe_state(table, adjust(caffe_state), model.state_dict())
+    if not isinstance(model, CaffeTwin):
+        raise TypeError(f"{type(model).__name__} has no FROM_CAFFE: no Caffe net's weights fit it")
+    adjusted = model.adjust_caffe_state(caffe_state) if isinstance(model, Adjusted) else caffe_state
+    state = from_caffe_state(model.FROM_CAFFE, adjusted, model.state_dict())
     model.load_state_dict(state, assign=next(model.parameters()).is_meta)

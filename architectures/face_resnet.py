@@ -85,6 +85,7 @@ class FaceResNet(FaceResNetTrunk):
     """
 
     CLASSIFIER: ClassVar[str] = "fc8_final"
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("fc8_final",)
     FROM_CENTER_LOSS: ClassVar[dict[str, str | None]] = {
         "conv1a": "conv1_a", "conv1b": "conv1_b", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "fc5": "fc5_new",
         **{
@@ -106,5 +107,9 @@ class FaceResNet(FaceResNetTrunk):
         """The 512 features below the classifier: (N, 3, 112, 96) -> (N, 512)."""
         return self.fc5_new(self.taps(x).top.flatten(1))
 
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits of what embed() gives."""
+        return self.fc8_final(features)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc8_final(self.embed(x))
+        return self.classify(self.embed(x))

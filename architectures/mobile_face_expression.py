@@ -72,12 +72,12 @@ class MobileFaceExpression(nn.Module):
                 pooled.append(x.mean((2, 3)))
         return torch.cat(pooled, 1)
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits from what embed() returns: (N, F) -> (N, num_classes)."""
+        return self.classifier(self.dropout(self.norm(features)))
+
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.embed(x))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        """Logits from what embed() returns: (N, F) -> (N, num_classes)."""
-        return self.classifier(self.dropout(self.norm(embedding)))
 
 
 def channels(layer: nn.Module) -> int:

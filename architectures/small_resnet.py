@@ -20,6 +20,7 @@ class SmallResNet(nn.Module):
     """
 
     CLASSIFIER: ClassVar[str] = "classifier"
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("dropout", "classifier")
 
     def __init__(self, num_classes: int = 7, *, width: int = 64, dropout: float = 0.2) -> None:
         super().__init__()
@@ -42,8 +43,12 @@ class SmallResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits of what embed() gives."""
+        return self.classifier(self.dropout(features))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.embed(x)))
+        return self.classify(self.embed(x))
 
 
 def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

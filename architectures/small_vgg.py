@@ -33,6 +33,7 @@ class SmallVGG(nn.Module):
         "classifier": "classifier",
     }
     CLASSIFIER: ClassVar[str] = "classifier"
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("dropout", "classifier")
 
     def __init__(self, num_classes: int = 7, *, widths: Sequence[int] = WIDTHS, dropout: float = 0.3) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class SmallVGG(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """The averaged features below the classifier: (N, 1, H, W) -> (N, widths[-1])."""
         for name, layer in self.named_children():
-            if name == "dropout":
+            if name in self.ABOVE_EMBEDDING:
                 break
             x = layer(x)
         return x.mean((2, 3))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures._blocks import Chain
+from architectures.contract import Encoder, nets
 from architectures.face_resnet import FaceResNet, FaceResNetTrunk
 from architectures.vgg_face import VGGFace
 
@@ -85,6 +86,7 @@ class ClipNet(nn.Module):
     """
 
     CLASSIFIER: ClassVar[str] = "classifier"
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]]
     cnn: nn.Module
 
     def embed(self, frames: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ class VGGFaceRNN(ClipNet):
 
     Clips (N, T, 3, 224, 224); see ClipNet. The CNN's weights are a copy of `cnn`'s, or drawn where it is None.
     """
+
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("rnn", "dropout", "over_time", "classifier")
 
     def __init__(
         self,
@@ -139,6 +143,9 @@ class FaceResNetRNN(ClipNet):
     """
 
     TAPS: ClassVar[tuple[int, int, int]] = (64 * 54 * 46, 256 * 12 * 10, 512 * 5 * 4)
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = (
+        "fc_pool1b", "fc_pool3", "fc_top", "rnn_pool1b", "rnn_pool3", "rnn_top", "dropout", "over_time", "classifier",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -199,6 +206,8 @@ class FaceClipNet(ClipNet):
     where it is None. Raises ValueError for a name, a blob or widths that don't fit.
     """
 
+    ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("norm", "projections", "rnns", "dropout", "over_time", "classifier")
+
     def __init__(
         self,
         num_classes: int = 7,
@@ -244,7 +253,7 @@ class FaceClipNet(ClipNet):
 
     def embed(self, frames: Tensor) -> Tensor:
         """(M, 3, H, W) -> (M, F)."""
-        features = getattr(self.cnn, "embed", self.cnn)(frames)
+        features = self.cnn.embed(frames) if isinstance(self.cnn, Encoder) else self.cnn(frames)
         return features.mean((2, 3)) if features.dim() == 4 else features
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
@@ -257,10 +266,8 @@ class FaceClipNet(ClipNet):
 
 def encoder_class(name: str) -> type[nn.Module]:
     """A net of this package by its name. Raises ValueError for any other name."""
-    import architectures
-
-    kind = getattr(architectures, name) if name in architectures.__all__ else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or issubclass(kind, ClipNet):
+    kind = nets().get(name)
+    if kind is None or issubclass(kind, ClipNet):
         raise ValueError(f"encoder is {name!r}; it is the name of a net for images in the package architectures")
     return kind
 
@@ -273,11 +280,12 @@ def below(net: nn.Module, blob: str | None) -> tuple[nn.Module, int]:
         net = net.features(blob)
         while isinstance(list(net.children())[-1], nn.Dropout):
             net = net[:-1]
-    elif hasattr(net, "embed"):
-        width = net.get_submodule(str(net.CLASSIFIER)).in_features
-        for name in getattr(net, "ABOVE_EMBEDDING", (net.CLASSIFIER,)):  # what embed() doesn't run would never get a gradient
-            net.set_submodule(str(name), nn.Identity())
-        return net, int(width)  # type: ignore[arg-type]
+    elif isinstance(net, Encoder):
+        last = net.get_submodule(net.CLASSIFIER)
+        assert isinstance(last, nn.Linear)
+        for name in net.ABOVE_EMBEDDING:  # what embed() doesn't run would never get a gradient
+            net.set_submodule(name, nn.Identity())
+        return net, last.in_features
     sizes = [getattr(module, name) for module in net.modules() for name in ("out_features", "out_channels") if hasattr(module, name)]
     if not sizes:
         raise ValueError(f"{type(net).__name__} has no layer whose width is known")

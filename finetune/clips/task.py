@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from architectures.contract import convolutions
 from finetune.clips.data import Clips, draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
 from finetune.images.data import DAMAGED, load_tensors, store_tensors
@@ -158,7 +159,7 @@ def about_features(clips: ClipTask, model: nn.Module, views: int) -> list[object
     for name, value in model.get_submodule("cnn").state_dict().items():
         weights.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     spec = {name: value for name, value in asdict(clips.spec).items() if name != "source"}
-    net = f"{type(model).__name__} {getattr(model, 'cnn', None)!r}"  # its printed form has strides, taps and the like
+    net = f"{type(model).__name__} {convolutions(model)!r}"  # its printed form has strides, taps and the like
     augment = [as_json(clips.augment), clips.sampling.augment] if views > 1 else None
     return [1, clips.data.sha256, clips.data.ids, list(clips.frames.shape), weights.hexdigest(), net, as_json(spec), views, augment]
 

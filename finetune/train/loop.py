@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from architectures.contract import Classifier, convolutions
 from finetune.config import Training
 from finetune.errors import FinetuneError
 from finetune.runs.folder import Run
@@ -416,10 +417,9 @@ def optimizer_for(model: nn.Module, training: Training) -> torch.optim.Optimizer
 
 def classifier_of(model: nn.Module) -> nn.Module:
     """The layer that gives the logits. Raises FinetuneError where the net names none."""
-    name = getattr(model, "CLASSIFIER", None)
-    if name is None:
+    if not isinstance(model, Classifier):
         raise FinetuneError(f"{type(model).__name__} does not say which layer gives the classes (it has no CLASSIFIER)")
-    return model.get_submodule(name)
+    return model.get_submodule(model.CLASSIFIER)
 
 
 def embedding_width(model: nn.Module) -> int:
@@ -432,7 +432,7 @@ def embedding_width(model: nn.Module) -> int:
 
 def head_of(model: nn.Module) -> list[nn.Parameter]:
     """What is trained at the classifier's rate: all but the convolutions where the net holds them as `cnn`, else the last layer."""
-    if isinstance(getattr(model, "cnn", None), nn.Module):
+    if convolutions(model) is not None:
         return [parameter for name, parameter in model.named_parameters() if not name.startswith("cnn.")]
     return list(classifier_of(model).parameters())
 

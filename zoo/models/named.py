@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from architectures.contract import Adjusted
 from zoo.cards import registry
 from zoo.cards.record import Card, Network
 from zoo.errors import LoadError
@@ -142,7 +143,7 @@ def _convert(card: Card, files: Mapping[str, Path]) -> dict[str, Tensor]:
         from architectures import from_caffe_state
 
         part: Any = target.get_submodule(network.submodule)
-        adjusted = getattr(part, "adjust_caffe_state", dict)(caffe_state)
+        adjusted = part.adjust_caffe_state(caffe_state) if isinstance(part, Adjusted) else caffe_state
         prefix = f"{network.submodule}." if network.submodule else ""
         try:
             renamed = from_caffe_state(part.FROM_CAFFE, adjusted, part.state_dict())

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from architectures.contract import nets
 from zoo.cards import registry
 from zoo.cards.record import LocalCard, Preprocess
 from zoo.errors import LoadError
@@ -193,24 +194,12 @@ def _converted_part(facts: Mapping[str, Any], card: LocalCard, folder: Path, pre
 
 def _architecture(name: str, folder: Path) -> Any:
     """A net of the package architectures: nothing else can be named."""
-    from torch import nn
-
-    import architectures
-
-    kind = getattr(architectures, name) if name in architectures.__all__ else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        known = ", ".join(_nets())
-        raise LoadError(f"{folder / 'card.json'}: this release of caffezoo has no architecture {_short(name)}; it has {known}, caffe")
-    return kind
-
-
-def _nets() -> list[str]:
-    from torch import nn
-
-    import architectures
-
-    kinds = {name: getattr(architectures, name) for name in architectures.__all__}
-    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+    known = nets()
+    if name not in known:
+        raise LoadError(
+            f"{folder / 'card.json'}: this release of caffezoo has no architecture {_short(name)}; it has {', '.join(known)}, caffe"
+        )
+    return known[name]
 
 
 def _check_size(model: nn.Module, folder: Path) -> None:

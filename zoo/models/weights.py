@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from architectures.contract import Classifier
 from zoo.errors import LoadError
 
 if TYPE_CHECKING:
@@ -37,18 +38,21 @@ def caffe_net(
 
 def hand_written(kind: Any, arguments: Mapping[str, Any], num_classes: int | None, what: str) -> nn.Module:
     """A net of the package architectures; `num_classes` goes over the arguments' own."""
+    has_classifier = isinstance(kind, Classifier)
     if num_classes is None:
         return kind(**arguments)
-    if not hasattr(kind, "CLASSIFIER"):
+    if not has_classifier:
         raise LoadError(f"{what} has no last layer that num_classes could replace")
     return kind(**{**arguments, "num_classes": num_classes})
 
 
 def classifier_of(model: nn.Module, layer: str | None) -> str | None:
     """The path of the layer that num_classes replaces: the architecture's CLASSIFIER, or the Caffe layer of that name."""
-    if hasattr(model, "CLASSIFIER"):
-        return str(model.CLASSIFIER)
-    names: Any = getattr(model, "layer_names", {})
+    from converter import CaffeNet
+
+    if isinstance(model, Classifier):
+        return model.CLASSIFIER
+    names = model.layer_names if isinstance(model, CaffeNet) else {}
     return next((key for key, name in names.items() if name == layer), None)
 
 
