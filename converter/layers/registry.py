@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -87,6 +87,7 @@ class Fields:
 
     def __init__(self, message: Any, layer_message: Any, phase: str):
         self._message, self._seen = message, set[str]()
+        self._layer, self._others = layer_message, dict[str, Fields]()
         self.tops, self.phase = len(layer_message.top), phase
         self.loss, self.transform = layer_message.loss_param, layer_message.transform_param
 
@@ -105,6 +106,10 @@ class Fields:
         self._seen.add(name)
         return bool(self._message.HasField(name))
 
+    def other(self, name: str) -> Fields:
+        """A second parameter message of the layer, which its type reads beside its own."""
+        return self._others.setdefault(name, Fields(getattr(self._layer, name), self._layer, self.phase))
+
     def axis_of(self, x: Tensor) -> int:
         """The field `axis`, counted from the first axis of x (Blob::CanonicalAxisIndex).
 
@@ -116,8 +121,11 @@ class Fields:
             raise ValueError(f"axis {axis} lies outside of {x.dim()} axes")
         return axis % x.dim()
 
-    def unread(self) -> list[str]:
-        return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen]
+    def unread(self, ignored: Iterable[str] = ()) -> list[str]:
+        return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen and known.name not in ignored]
+
+    def others_unread(self) -> list[str]:
+        return [f"{name}.{field}" for name, other in self._others.items() for field in other.unread()]
 
 
 def fields_set(p: Fields, *names: str) -> list[str]:
@@ -165,7 +173,7 @@ def layer(
     """Register the function below as the layer type of this name.
 
     Args:
-        name: LayerParameter.type.
+        name: LayerParameter.type; "Python:module.Class" for the Python layer of this class.
         message: the field of LayerParameter that holds its parameters.
         bottoms: least and most; None: any number.
         ignored: fields of the message that change nothing that we compute, and why.
@@ -196,7 +204,9 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     Raises:
         UnsupportedError: no such type; says what is near and what to do.
     """
-    found = _TYPES.get(spec.type)
+    python = spec.message.python_param
+    found = _TYPES.get(f"Python:{python.module}.{python.layer}") if spec.type == "Python" else None
+    found = found or _TYPES.get(spec.type)
     if found is not None:
         return found
     lower = {name.lower(): name for name in _TYPES}
@@ -232,9 +242,10 @@ def build(spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: st
         raise UnsupportedError(f"{where}: {spec}: {error}") from None
     except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
-    unread = [name for name in fields.unread() if name not in kind.ignored] if kind.message else []
+    unread = [f"{kind.message}.{name}" for name in fields.unread(kind.ignored)] if kind.message else []
+    unread += fields.others_unread()
     if unread:
-        raise UnsupportedError(f"{where}: {spec}: the fields {', '.join(unread)} of {kind.message} are set, and we do not compute them.")
+        raise UnsupportedError(f"{where}: {spec}: the fields {', '.join(unread)} are set, and we do not compute them.")
     return (made if isinstance(made, (Layer, Sources)) else Layer(made)), notes
 
 
