@@ -33,9 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from finetune.command import chosen, parser  # noqa: E402
-from finetune.config import Augment, Training, as_json, changed  # noqa: E402
+from finetune.config import Augment, Training, as_json  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.fer2013 import RECIPES, Recipe  # noqa: E402
+from finetune.overrides import changed  # noqa: E402
 from zoo.cards import registry  # noqa: E402
 from zoo.files import store as cache  # noqa: E402
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.config import changed, settings_of
 from finetune.errors import FinetuneError
+from finetune.overrides import changed, parse_settings
 from zoo.errors import ZooError
 
 AnyRecipe = TypeVar("AnyRecipe")
@@ -56,7 +56,7 @@ def chosen(recipe: AnyRecipe, options: argparse.Namespace) -> AnyRecipe:
     short = {f"training.{name}": getattr(options, name) for name in ("seed", "epochs") if getattr(options, name) is not None}
     if options.init is not None:
         short["init"] = options.init
-    return changed(recipe, {**short, **settings_of(options.settings)})
+    return changed(recipe, {**short, **parse_settings(options.settings)})
 
 
 def words(module: str, argv: Sequence[str]) -> str:

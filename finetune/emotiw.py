@@ -17,14 +17,16 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.command import carried_out, chosen, parser, words
-from finetune.config import Augment, Sampling, Training, as_json, changed
-from finetune.errors import FinetuneError
-from finetune.images.layouts import LABEL_ORDERS, canonical
-from finetune.train.job import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from finetune.config import Augment, Sampling, Training, as_json
+from finetune.errors import FinetuneError, SizesDiffer
+from finetune.labels import LABEL_ORDERS, canonical
+from finetune.overrides import changed
+from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
 from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from finetune.clips.data import Clips
     from finetune.clips.layouts import Lists
+    from finetune.protocol import Plan
     from finetune.runs.folder import Run
 
 MODULE = "finetune.emotiw"
@@ -213,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
+        from finetune.protocol import plan_clips
         from finetune.train.loop import accelerator_for
 
         recipe = RECIPES[options.recipe]
@@ -233,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.folds is not None:
             in_folds(replace(recipe, protocol="last"), data, options.out, options.folds, smoke=options.smoke, **kept)
             return
-        plan = planned(data, recipe.protocol)
+        plan = plan_clips(data, "best-on-reported" if recipe.protocol == "seed" else recipe.protocol, partial(held_out, data))
         if options.smoke:
             plan = sampled(plan, data, recipe)
         finetune(recipe, data, plan, options.out, **kept)
@@ -308,6 +312,7 @@ def in_folds(
     import torch
 
     from finetune.clips.data import subject_folds
+    from finetune.protocol import Plan
     from finetune.runs.folder import Run
     from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
     from finetune.runs.report import write_report
@@ -386,42 +391,10 @@ def read_data(path: Path, recipe: Recipe, lists: Lists | None = None, class_inde
 
     try:
         return read_clips(path, lists=lists, class_index=class_index)
-    except FinetuneError as error:
-        if "size=" not in str(error) or recipe.input.size is None:
+    except SizesDiffer:
+        if recipe.input.size is None:
             raise
         return read_clips(path, size=recipe.input.size, lists=lists, class_index=class_index)
-
-
-def planned(data: Clips, protocol: Literal["honest", "seed", "last"]) -> Plan:
-    """Reports private, test or val, whichever is there first, else a tenth of train; the protocol says what picks the epoch.
-
-    "honest" picks it on public or val, where these are not reported, else on a tenth of train, whole people where they are known.
-    """
-    from finetune.runs.metrics import reported_split
-
-    counts = data.counts()
-    rows, notes = {"train": data.rows("train")}, []
-    others = [name for name in counts if name != "train"]
-    if others:
-        report = reported_split(others)
-        rows[report] = data.rows(report)
-    else:
-        report = "test"
-        rows["train"], rows["test"] = held_out(data, rows["train"])
-        notes.append(f"no clips but those of train: {len(rows['test']):,} of them are held out and reported")
-    if protocol != "honest":
-        if idle := [name for name in others if name not in rows]:
-            notes.append(f"the {' and '.join(idle)} clips are not used")
-        return Plan(rows, report if protocol == "seed" else None, report, tuple(notes))
-    select = next((name for name in ("public", "val") if name in counts and name != report), None)
-    if select is not None:
-        return Plan({**rows, select: data.rows(select)}, select, report, tuple(notes))
-    if report == "val":  # the name is needed for what picks the epoch
-        rows, report = {"train": rows["train"], "test": rows["val"]}, "test"
-        notes.append("the val clips are reported as test")
-    rows["train"], rows["val"] = held_out(data, rows["train"])
-    notes.append(f"{len(rows['val']):,} clips of train, named val, pick the epoch")
-    return Plan(rows, "val", report, tuple(notes))
 
 
 def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -429,6 +402,7 @@ def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
     import torch
 
     from finetune.clips.data import subject_folds
+    from finetune.protocol import sample
 
     if data.subjects is not None and len(people := [data.subjects[row] for row in rows.tolist()]) and len(set(people)) > 1:
         train, test = subject_folds(people, data.labels[rows], min(10, len(set(people))))[0]
@@ -439,6 +413,8 @@ def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sampled(plan: Plan, data: Clips, recipe: Recipe) -> Plan:
+    from finetune.protocol import sample
+
     rows = {name: sample(data, rows, recipe.smoke_clips[name != "train"]) for name, rows in plan.rows.items()}
     return replace(plan, rows=rows, notes=(*plan.notes, "a sample of the data (--smoke)"))
 

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from finetune.errors import FinetuneError
-from finetune.images.data import check_classes
-from finetune.images.layouts import SPLIT_ORDER
+from finetune.labels import SPLIT_ORDER, check_classes
 from finetune.runs.metrics import (
     Predictions,
     Scores,

@@ -11,19 +11,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.command import carried_out, chosen, parser, words
-from finetune.config import Augment, Training, as_json, changed
-from finetune.errors import FinetuneError
-from finetune.train.job import Plan, Prepared, card_of, carry_through, check, from_run, sample, settings_of
+from finetune.config import Augment, Training, as_json
+from finetune.errors import FinetuneError, SizesDiffer
+from finetune.overrides import changed
+from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
 from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finetune.images.data import Expressions
+    from finetune.protocol import Plan
 
 
 @dataclass(frozen=True)
@@ -314,8 +317,9 @@ def finetune(
     command: str = "",
 ) -> None:
     """One run, from the data to the report. Raises FinetuneError or ZooError before anything is trained where it can."""
-    from finetune.images.data import copied
+    from finetune.images.data import copied, held_out
     from finetune.images.task import Classify, FeatureTask, ImageTask
+    from finetune.protocol import plan_images, sample
     from finetune.train.loop import Task, accelerator_for, predictor
 
     check(recipe)
@@ -325,7 +329,7 @@ def finetune(
     accelerator = accelerator_for(recipe.training, cpu=cpu)
     with accelerator.main_process_first():
         data = read_data(path, recipe, votes)
-    plan = planned(data, recipe.protocol)
+    plan = plan_images(data, "best-on-reported" if recipe.protocol == "seed" else recipe.protocol, partial(held_out, data))
     if smoke:
         plan = replace(plan, rows={name: sample(data, rows, recipe.smoke_images[name != "train"]) for name, rows in plan.rows.items()})
     plan, targets = voted(data, plan, vote_targets) if votes else (plan, None)
@@ -369,53 +373,14 @@ def input_of(recipe: Recipe) -> Preprocess:
     return said if recipe.input == UNSAID else replace(recipe.input, size=said.size)
 
 
-def planned(data: Expressions, protocol: Literal["honest", "seed"]) -> Plan:
-    """Honest: trains on train, picks the epoch on public (or val, or a tenth of train), reports private (or test).
-
-    "seed" is the older project's way: trains on train and public, picks the epoch on private (or test) and reports that maximum.
-    Where there is neither private nor test, what picks the epoch is reported.
-    """
-    counts = data.counts()
-    report = next((name for name in ("private", "test") if name in counts), None)
-    if protocol == "seed":
-        if report is None:
-            raise FinetuneError(f"{data.name}: has neither private nor test images, so the seed's protocol has nothing to report")
-        parts = [name for name in counts if name != report]
-        return Plan({"train": data.rows(*parts), report: data.rows(report)}, report, report)
-    select = next((name for name in ("public", "val") if name in counts), None)
-    rows, notes = {"train": data.rows("train")}, []
-    if select is None:
-        select = "val"
-        rows["train"], rows["val"] = held_out(data, rows["train"])
-        notes.append(f"no public or val images: {len(rows['val']):,} of train pick the epoch")
-    else:
-        rows[select] = data.rows(select)
-    if report is None:
-        notes.append(f"no private or test images: {select} is reported, on which the epoch was picked")
-        return Plan(rows, select, select, tuple(notes))
-    return Plan({**rows, report: data.rows(report)}, select, report, tuple(notes))
-
-
-def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows without, and with only, every tenth image of each class, copies of one image staying together."""
-    import torch
-
-    from finetune.images.data import copied
-
-    chosen = sample(data, rows, len(rows) // 10)
-    mask = torch.isin(rows, chosen)
-    mask[~mask] = copied(data, rows[~mask], chosen)
-    return rows[~mask], rows[mask]
-
-
 def read_data(path: Path, recipe: Recipe, votes: Path | None) -> Expressions:
     from finetune.images.data import read, with_votes
 
     size = recipe.input.size
     try:
         data = read(path)
-    except FinetuneError as error:
-        if "size=" not in str(error) or size is None:  # only images of different sizes ask for one
+    except SizesDiffer:
+        if size is None:
             raise
         data = read(path, size=max(size))
     return data if votes is None else with_votes(data, votes)

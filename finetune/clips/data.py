@@ -25,10 +25,12 @@ from torch import Tensor
 from finetune.clips import layouts as clip_layouts
 from finetune.clips.layouts import EMOTIW, ClassIndex, Decoded, Listing, Lists
 from finetune.errors import FinetuneError
-from finetune.images.data import DAMAGED, load_tensors, source_sha256, split_counts, split_rows, store_tensors
-from finetune.images.layouts import first_bytes
+from finetune.files import VIDEO_SUFFIXES, first_bytes
+from finetune.labels import split_counts
+from finetune.protocol import split_rows
+from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.errors import CacheError
-from zoo.files.store import home
+from zoo.files.store import digests, home
 
 __all__ = ["EMOTIW", "Clips", "FinetuneError", "draw_frames", "draw_segments", "read_clips", "subject_folds", "windows"]
 
@@ -144,11 +146,11 @@ def read_clips(
     else:
         if lists is not None:
             raise FinetuneError(f"{source}: lists= belongs to a folder of clips; pass the folder")
-        if source.suffix.lower() in clip_layouts.VIDEO_SUFFIXES:
+        if source.suffix.lower() in VIDEO_SUFFIXES:
             raise clip_layouts.raw_video(source)
         if not first_bytes(source).startswith(b"PK\x03\x04"):
             raise FinetuneError(f"{source}: neither a folder, a list (.txt, .csv), nor an npz file")
-        sha256 = source_sha256(source)
+        sha256 = digests(source, ())["sha256"]
         key = f"{sha256} {clip_layouts.class_order(class_index, [])}"
     place = home() / "clips" / f"{hashlib.sha256(f'{DECODER} {key} {size}'.encode()).hexdigest()}.safetensors"
     found = load_cached(place) if cache else None

@@ -18,30 +18,21 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from finetune.errors import FinetuneError
-from finetune.images.layouts import (
+from finetune.arrays import as_images, named_splits, npy
+from finetune.errors import FinetuneError, SizesDiffer
+from finetune.files import (
     IMAGE_SUFFIXES,
-    LABEL_ORDERS,
     LARGEST_BLOCK,
     LARGEST_SIDE,
     LONGEST_LINE,
-    SPLIT_ORDER,
     SYSTEM_FILES,
-    Entry,
-    as_images,
-    canonical,
-    class_names,
+    VIDEO_SUFFIXES,
     damage_named,
-    named_splits,
-    natural,
-    npy,
     read_image,
-    split_of,
     subfolders,
-)
+)  # fmt: skip
+from finetune.labels import EMOTIW, SPLIT_ORDER, canonical, class_names, natural, split_of
 
-EMOTIW = LABEL_ORDERS["EmotiW (classInd.txt, alphabetical)"]
-VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"})
 CK_FRAME = re.compile(r"(S\d{3})_(\d{3})_\d{8}", re.ASCII)  # CK+'s file names: subject, sequence, frame (Lucey et al. 2010)
 CK_SEQUENCE = re.compile(r"(?:^|/)(S\d{3})[/_]\d{3}$", re.ASCII)  # and its folders
 CK_EMOTIONS = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")  # numbers in its *_emotion.txt
@@ -170,7 +161,7 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
     if order is not None:
         names = order.names
     else:
-        names = class_names([Entry(root, text, label.split) for text, label in zip(texts, labels, strict=True)], root)
+        names = class_names([(text, label.split) for text, label in zip(texts, labels, strict=True)], root)
         names = EMOTIW if set(names) == set(EMOTIW) else names
     elsewhere = []
     for label, text, number in zip(labels, texts, numbers, strict=True):
@@ -514,7 +505,7 @@ def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
                     seen.setdefault(frame.shape[:2], path)
                 if len(seen) > 1:
                     (first, first_path), (second, second_path) = seen.items()
-                    raise FinetuneError(
+                    raise SizesDiffer(
                         f"{listing.root}: frames of different sizes: {first[1]}×{first[0]} in {first_path}, {second[1]}×{second[0]} in"
                         f" {second_path}; pass size=(height, width) to resize all, e.g. size=(112, 112)"
                     )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from architectures.contract import convolutions
 from finetune.clips.data import Clips, draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
-from finetune.images.data import DAMAGED, load_tensors, store_tensors
 from finetune.images.task import EVALUATED, Embed
+from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from finetune.train.augment import augmented, draw, shrunk, size_of, view
 from finetune.train.loop import Predict, generator, predictor
 from zoo.cards.record import Preprocess

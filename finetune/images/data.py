@@ -9,24 +9,26 @@ The decoded tensor lies in the cache under the sha256 of its source: <home>/expr
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
+from finetune.files import numbered_lines, subfolders
 from finetune.images import layouts
-from finetune.images.layouts import FER2013, LABEL_ORDERS, SPLIT_ORDER, canonical
+from finetune.labels import FER2013, LABEL_ORDERS, NUMBERED, SPLIT_ORDER, canonical, check_classes, split_counts, split_of
+from finetune.protocol import sample, split_rows
+from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.errors import CacheError
-from zoo.files.store import digests, home, replacing, writing
+from zoo.files.store import digests, home
 
 __all__ = [
     "FER2013", "FERPLUS_VOTES", "LABEL_ORDERS", "Expressions", "FinetuneError", "check_classes", "exact_duplicates",
@@ -38,7 +40,6 @@ FERPLUS_VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgus
 DECODER = "1"  # part of the cache's names: raise it when the same source decodes to something else
 # On FER2013 the most voted FER+ class is the label on 63 % of all rows and 58 % of the worst thousand; one row off, on 20 %.
 LEAST_AGREEMENT = 0.4
-DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)  # what a file of the cache may raise that is not what was written
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
 
@@ -90,18 +91,6 @@ class Expressions:
         )
 
 
-def split_counts(split: Sequence[str]) -> dict[str, int]:
-    return {name: count for name in SPLIT_ORDER if (count := split.count(name))}
-
-
-def split_rows(split: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
-    """(n,) int64 positions where `split` is one of `wanted`. Raises FinetuneError where there are none."""
-    found = torch.tensor([row for row, name in enumerate(split) if name in wanted], dtype=torch.int64)
-    if not len(found):
-        raise FinetuneError(f"{what} in {' or '.join(wanted)}; it has {split_counts(split)}")
-    return found
-
-
 def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None = None) -> Expressions:
     """Reads labelled images. What `path` is follows from its content:
 
@@ -149,8 +138,8 @@ def located(path: Path) -> Path:
         return path
     names = (*layouts.CSV_NAMES, "fer2013.tar.gz", "fer2013.zip")
     inside = next((path / name for name in names if (path / name).is_file()), None)
-    folders = [folder.name for folder in layouts.subfolders(path)]
-    unpacked = any(layouts.split_of(name) or canonical(name) in (*FER2013, *layouts.NUMBERED) for name in folders)
+    folders = [folder.name for folder in subfolders(path)]
+    unpacked = any(split_of(name) or canonical(name) in (*FER2013, *NUMBERED) for name in folders)
     return path if inside is None or unpacked else inside
 
 
@@ -170,14 +159,6 @@ def folder_sha256(root: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)} ".encode())
-        digest.update(tensors[name].contiguous().numpy().reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def store(data: Expressions, place: Path) -> None:
     """Writes the cache's file. Raises CacheError."""
     split = torch.tensor([SPLIT_ORDER.index(name) for name in data.split], dtype=torch.uint8)
@@ -186,17 +167,6 @@ def store(data: Expressions, place: Path) -> None:
         tensors["votes"] = data.votes
     about = {"classes": data.classes, "name": data.name, "sha256": data.sha256, "notes": data.notes}
     store_tensors(tensors, about, place, "expressions")
-
-
-def store_tensors(tensors: dict[str, Tensor], about: dict[str, Any], place: Path, kind: str) -> None:
-    """Writes a file of the cache: whole, under its final name, or not at all. `about` is JSON. Raises CacheError."""
-    from safetensors.torch import save_file
-
-    about = {**about, "content": tensors_sha256(tensors)}
-    with writing(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as temporary:
-            save_file(tensors, temporary, metadata={kind: json.dumps(about)})
 
 
 def load_cached(place: Path) -> Expressions | None:
@@ -211,47 +181,11 @@ def load_cached(place: Path) -> Expressions | None:
         return None
 
 
-def load_tensors(place: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, mapped from the file, and `about`, as store_tensors got them. Raises one of DAMAGED where they are not."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(place, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[kind])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{place}: {error}") from error
-    if about["content"] != tensors_sha256(tensors):
-        raise ValueError(f"{place}: not the content that was written")
-    return tensors, about
-
-
 def unofficial_split(data: Expressions) -> list[str]:
     """A warning where all of FER2013 is there, but split in another way than the challenge's."""
     if data.classes != FER2013 or len(data) != 35887 or data.counts() in FER2013_COUNTS:
         return []
     return [f"{data.counts()} is not FER2013's split (28,709/3,589/3,589): its numbers compare with nobody's"]
-
-
-def check_classes(expected: Sequence[str], found: Sequence[str]) -> None:
-    """Raises FinetuneError unless both name the same classes in the same order; its text shows both orders."""
-    if tuple(expected) == tuple(found):
-        return
-    width = max(map(len, [*expected, "expected"]))
-    rows = max(len(expected), len(found))
-    lines = [f"  {'label':>5}  {'expected':<{width}}  found"]
-    for label in range(rows):
-        left, right = (names[label] if label < len(names) else "-" for names in (expected, found))
-        lines.append(f"  {label:>5}  {left:<{width}}  {right}{'' if left == right else '   <'}")
-    known = {order: name for name, order in LABEL_ORDERS.items()}
-    for what, names in (("expected", expected), ("found", found)):
-        if origin := known.get(tuple(map(canonical, names))):
-            lines.append(f"  {what} is the order of {origin}")
-    if sorted(expected) == sorted(found):
-        lines.append("  The names are the same: reorder(data, expected) renumbers the labels")
-    else:
-        lines.append("  The classes differ: train a new head (or name the folders alike)")
-    raise FinetuneError("\n".join(["class names differ, so labels mean different things:", *lines]))
 
 
 def reorder(data: Expressions, classes: Sequence[str]) -> Expressions:
@@ -269,7 +203,7 @@ def with_votes(data: Expressions, path: str | os.PathLike[str]) -> Expressions:
     thousand rows whose most voted class is seldom the label.
     """
     with Path(path).open("rb") as stream:
-        lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in layouts.numbered_lines(stream, str(path))]
+        lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in numbered_lines(stream, str(path))]
     rows = [(number, [field.strip(' "\t\r\n\0\ufeff') for field in fields]) for number, fields in lines]
     header = [field.lower() for field in rows[0][1]]
     missing = [name for name in FERPLUS_VOTES if name.lower() not in header]
@@ -284,7 +218,7 @@ def with_votes(data: Expressions, path: str | os.PathLike[str]) -> Expressions:
         place = f"{path}, line {number} (row {row + 1})"
         if len(fields) != len(header):
             raise FinetuneError(f"{place}: {len(fields)} fields where the header has {len(header)}; fetch the file again")
-        if layouts.split_of(fields[usage]) != data.split[row]:
+        if split_of(fields[usage]) != data.split[row]:
             raise FinetuneError(
                 f"{place}, Usage: {fields[usage]!r}, but image {row + 1} of {data.name} is {data.split[row]}: not fer2013.csv's order"
             )
@@ -346,3 +280,11 @@ def copied(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
 
     known = set(hashes(among))
     return torch.tensor([digest in known for digest in hashes(rows)])
+
+
+def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows without, and with only, every tenth image of each class, copies of one image staying together."""
+    taken = sample(data, rows, len(rows) // 10)
+    mask = torch.isin(rows, taken)
+    mask[~mask] = copied(data, rows[~mask], taken)
+    return rows[~mask], rows[mask]

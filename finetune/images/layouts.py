@@ -5,57 +5,36 @@ What a file is follows from its first bytes, not from its name. Every refusal is
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import math
 import re
 import tarfile
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
-from finetune.errors import FinetuneError
+from finetune.arrays import as_images, as_labels, named_splits, npy
+from finetune.errors import FinetuneError, SizesDiffer
+from finetune.files import (
+    IMAGE_SUFFIXES,
+    LIMIT,
+    SYSTEM_FILES,
+    damage_named,
+    decompressed,
+    first_bytes,
+    numbered_lines,
+    read_image,
+    subfolders,
+)
+from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, class_names, natural, split_of
 
-# Orders in which public data number the expressions; the position is the label.
-FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # fer2013.csv, Goodfellow et al. 2013
-LABEL_ORDERS = {
-    "FER2013": FER2013,
-    "EmotiW (classInd.txt, alphabetical)": ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
-    "FER+": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),  # Barsoum et al. 2016
-    "RAF-DB": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),  # its labels count from 1
-}
-NUMBERED = tuple(map(str, range(len(FER2013))))  # class folders named so mean FER2013's labels
-SYNONYMS = {
-    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "happiness": "happy", "joy": "happy",
-    "sadness": "sad", "surprised": "surprise",
-}  # fmt: skip
-SPLITS = {
-    "train": "train", "training": "train", "fer2013train": "train",
-    "public": "public", "publictest": "public", "fer2013valid": "public",
-    "private": "private", "privatetest": "private", "fer2013test": "private",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-SPLIT_ORDER = ("train", "public", "private", "val", "test")
-
-LIMIT = 4 << 30  # decompressed bytes of one file; fer2013.csv has 0.3 billion
 MOST_MEMBERS = 10_000
-LARGEST_BLOCK = 64 << 20  # bytes read in one piece
-MOST_LINES = 4_000_000
-LONGEST_LINE = 1 << 20  # bytes: a 512×512 image in decimal
-LARGEST_SIDE = 8192  # pixels
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -68,16 +47,6 @@ class Decoded:
     classes: tuple[str, ...]
     votes: np.ndarray | None = None
     notes: tuple[str, ...] = ()
-
-
-def canonical(name: str) -> str:
-    """The expression that a folder, header or class name means: lower case, synonyms resolved."""
-    name = name.strip().lower()
-    return SYNONYMS.get(name, name)
-
-
-def split_of(name: str) -> str | None:
-    return SPLITS.get(re.sub(r"[^a-z0-9]", "", name.lower()))
 
 
 def decode(path: Path, size: int | None) -> Decoded:
@@ -101,70 +70,7 @@ def decode(path: Path, size: int | None) -> Decoded:
         return csv_file(stream, str(path))
 
 
-def first_bytes(path: Path) -> bytes:
-    with path.open("rb") as source:
-        return source.read(16)
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FinetuneError:
-        raise
-    except BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's own; damaged streams raise one without number
-            raise
-        raise FinetuneError(f"{path}: the file is damaged or cut short ({error}); fetch it again") from error
-
-
 # --- csv, plain and packed ------------------------------------------------------------------------------------------------------------
-
-
-class Bounded(io.RawIOBase):
-    """A readable, seekable stream that gives at most LIMIT bytes, and never more than LARGEST_BLOCK at once.
-
-    tarfile reads an extended header in one piece, of whatever size its own header claims.
-    """
-
-    def __init__(self, stream: Any, what: str) -> None:
-        self.stream, self.what = stream, what
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        if whence == 0 and offset > LIMIT:
-            raise FinetuneError(f"{self.what}: unpacks to more than {LIMIT:,} bytes: refused")
-        return self.stream.seek(offset, whence)
-
-    def read(self, size: int = -1) -> bytes:
-        if size is None or size < 0 or size > LARGEST_BLOCK:
-            raise FinetuneError(f"{self.what}: asks for {size:,} bytes in one piece: refused")
-        if self.stream.tell() > LIMIT:
-            raise FinetuneError(f"{self.what}: unpacks to more than {LIMIT:,} bytes: refused")
-        return self.stream.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        block = self.read(len(buffer))
-        buffer[: len(block)] = block
-        return len(block)
-
-
-@contextmanager
-def decompressed(path: Path, start: bytes) -> Iterator[IO[bytes]]:
-    openers: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
-        (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open), (b"", lambda file: file.open("rb")),
-    )  # fmt: skip
-    opener = next(opener for magic, opener in openers if start.startswith(magic))
-    with opener(path) as stream, io.BufferedReader(Bounded(stream, str(path)), 1 << 20) as reader:
-        yield cast(IO[bytes], reader)
 
 
 def best_csv(names: Sequence[str], path: Path) -> str:
@@ -280,17 +186,6 @@ def csv_file(stream: IO[bytes], what: str) -> Decoded:
     )
 
 
-def numbered_lines(stream: IO[bytes], what: str) -> Iterator[tuple[int, bytes]]:
-    number, total = 0, 0
-    while line := stream.readline(LONGEST_LINE + 1):
-        number, total = number + 1, total + len(line)
-        if len(line) > LONGEST_LINE or total > LIMIT or number > MOST_LINES:
-            raise FinetuneError(f"{what}, line {number}: longer than any image's row, or the file is too large: is it a csv file?")
-        yield number, line
-    if not number:
-        raise FinetuneError(f"{what}: the file is empty; fetch it again")
-
-
 def is_stray(fields: list[bytes], emotion_at: int, pixels_at: int) -> bool:
     """True for a line that has neither an emotion nor pixels where the header puts them."""
     emotion = fields[emotion_at] if emotion_at < len(fields) else b""
@@ -342,7 +237,7 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     from tqdm import tqdm
 
     files = list_images(root)
-    classes = class_names(files, root)
+    classes = class_names(((entry.label, entry.split) for entry in files), root)
     position = {name: index for index, name in enumerate(classes)}
     if classes == NUMBERED:
         classes = FER2013
@@ -353,7 +248,7 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     shapes = {image.shape[:2]: entry.path for image, entry in zip(reversed(images), reversed(files), strict=True)}
     if len(shapes) > 1:
         (first, first_path), (second, second_path) = list(shapes.items())[:2]
-        raise FinetuneError(
+        raise SizesDiffer(
             f"{root}: images of different sizes: {first[1]}×{first[0]} in {first_path}, {second[1]}×{second[0]} in {second_path};"
             " pass size= to resize all (e.g. size=64)"
         )
@@ -376,15 +271,6 @@ class Entry:
     label: str  # the folder's name
     split: str
     skipped: int = 0  # files that are no images, left out before this one
-
-
-def subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__MACOSX")))
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers inside names by value: 2.png before 10.png."""
-    return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def list_images(root: Path) -> list[Entry]:
@@ -415,71 +301,7 @@ def list_images(root: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: (SPLIT_ORDER.index(entry.split), natural(entry.path.name), canonical(entry.label)))
 
 
-def class_names(entries: list[Entry], root: Path) -> tuple[str, ...]:
-    names = {canonical(entry.label) for entry in entries}
-    known = {canonical(entry.label) for entry in entries if entry.split == "train"}
-    if known and names - known:
-        unseen = ", ".join(sorted(names - known))
-        raise FinetuneError(f"{root}: class {unseen} has no training images; train has {', '.join(sorted(known))}. Name the folders alike")
-    return FER2013 if names == set(FER2013) else tuple(sorted(names, key=natural))
-
-
-def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
-    """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side."""
-    from PIL import Image
-
-    wanted = (size, size) if isinstance(size, int) else size and (size[1], size[0])
-    try:
-        with Image.open(path) as image:
-            if max(image.size) > LARGEST_SIDE:
-                raise FinetuneError(f"{path}: {image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side: refused")
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-                raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
-            decoded = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-            if wanted is not None and decoded.size != wanted:
-                decoded = decoded.resize(wanted, Image.Resampling.BICUBIC)
-            array = np.asarray(decoded)
-    except FinetuneError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError, zlib.error) as error:
-        if isinstance(error, PermissionError | FileNotFoundError):
-            raise
-        raise FinetuneError(f"{path}: not a whole image ({error}); replace or remove the file") from error
-    if array.ndim == 3 and (array[..., :1] == array[..., 1:]).all():
-        return np.ascontiguousarray(array[..., 0])
-    return array
-
-
 # --- arrays in files ------------------------------------------------------------------------------------------------------------------
-
-
-def as_images(array: np.ndarray, what: str) -> np.ndarray:
-    """(N, H, W), (N, H·W), (N, H, W, 1|3) or (N, 1|3, H, W) whole numbers 0..255 -> (N, H, W) or (N, 3, H, W) uint8."""
-    if array.ndim == 2 and array.shape[1] and math.isqrt(array.shape[1]) ** 2 == array.shape[1]:
-        side = math.isqrt(array.shape[1])
-        array = array.reshape(-1, side, side)
-    if array.ndim == 4 and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim == 4 and array.shape[1] == 1:
-        array = array[:, 0]
-    if not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 3)) or 0 in array.shape:
-        raise FinetuneError(f"{what}: shape {array.shape}; expected (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
-    if array.dtype.kind not in "ui":
-        raise FinetuneError(f"{what}: {array.dtype} pixels; expected whole numbers 0..255. Store them as uint8")
-    if array.dtype != np.uint8 and (wrong := np.flatnonzero(((array < 0) | (array > 255)).reshape(len(array), -1).any(1))).size:
-        raise FinetuneError(f"{what}, row {wrong[0] + 1}: pixels outside 0..255; store uint8 images")
-    return np.ascontiguousarray(array, np.uint8)
-
-
-def as_labels(array: np.ndarray, what: str, images: int) -> np.ndarray:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.shape != (images,) or array.dtype.kind not in "ui":
-        raise FinetuneError(f"{what}: {array.dtype} of shape {array.shape}; expected whole numbers of shape ({images},), one a picture")
-    if images and (array < 0).any():
-        row = int(np.flatnonzero(array < 0)[0])
-        raise FinetuneError(f"{what}, row {row + 1}: label {array[row]}; labels count from 0")
-    return array.astype(np.int64)
 
 
 def hdf5(path: Path) -> Decoded:
@@ -579,35 +401,3 @@ def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
     if votes is not None and (votes.shape != (len(images), 10) or votes.dtype.kind not in "uif"):
         raise FinetuneError(f"{path}, votes: {votes.dtype} of shape {votes.shape}; expected ({len(images)}, 10) counts in FER+'s order")
     return Decoded(images, labels, split, names_for(labels, classes, path), None if votes is None else votes.astype(np.float32))
-
-
-def named_splits(array: np.ndarray, path: Path, images: int) -> np.ndarray:
-    if array.shape != (images,) or array.dtype.kind not in "uiU":
-        raise FinetuneError(f"{path}, split: {array.dtype} of shape {array.shape}; expected ({images},) numbers 0..2 or names")
-    names = {value: split_of(value) if isinstance(value, str) else dict(enumerate(SPLIT_ORDER[:3])).get(value) for value in array.tolist()}
-    if unknown := [value for value, name in names.items() if name is None]:
-        row = array.tolist().index(unknown[0])
-        raise FinetuneError(f"{path}, split, row {row + 1}: unknown value {unknown[0]!r}; known are 0 train, 1 public, 2 private, or names")
-    return np.array([names[value] for value in array.tolist()])
-
-
-def npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """One array of an npz. Its header must promise exactly the bytes that the archive holds: numpy allocates what it says."""
-    what = f"{path}, {member.filename!r}"
-    if member.file_size > LIMIT:
-        raise FinetuneError(f"{what}: {member.file_size:,} bytes, more than {LIMIT:,}: refused")
-    try:
-        with archive.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read_header(stream)
-            if dtype.hasobject or dtype.kind not in "uifbU":
-                raise FinetuneError(f"{what}: {dtype} values: refused; store numbers or names")
-            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > member.file_size:
-                raise FinetuneError(f"{what}: its header promises {dtype} of shape {shape}, but has {member.file_size:,} bytes")
-            body = bytearray(stream.read(math.prod(shape) * dtype.itemsize))
-        return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
-    except FinetuneError:
-        raise
-    except (ValueError, TypeError, *BROKEN) as error:
-        raise FinetuneError(f"{what}: damaged or not an array ({error}); save the file again") from error

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.images.layouts import SPLIT_ORDER
+from finetune.labels import SPLIT_ORDER
+from finetune.protocol import REPORTED
 
 __all__ = [
     "Predictions", "Scores", "SplitPredictions", "calibration_bins", "labelled", "mean_and_deviation", "mean_log_probability",
@@ -28,7 +29,6 @@ __all__ = [
 ]  # fmt: skip
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, On Calibration of Modern Neural Networks, section 2
-REPORTED = ("private", "test", "val", "public")  # the first of these that a run has predictions for is its headline
 
 
 class Scores(TypedDict):

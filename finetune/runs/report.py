@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.images.layouts import SPLIT_ORDER
+from finetune.labels import SPLIT_ORDER
 from finetune.runs.metrics import Predictions, SplitPredictions, calibration_bins, read_json, read_predictions, reported_split
 from zoo.files.store import replacing
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.config import Training, as_json
 from finetune.errors import FinetuneError
+from finetune.protocol import Data, Plan
 from zoo.cards.record import Preprocess
 
 if TYPE_CHECKING:
@@ -20,24 +21,6 @@ if TYPE_CHECKING:
 
     from finetune.runs.folder import Run
     from finetune.train.loop import Progress, Task
-
-
-class Data(Protocol):
-    """data.Expressions or clips.Clips."""
-
-    @property
-    def labels(self) -> Tensor: ...
-    @property
-    def split(self) -> tuple[str, ...]: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    def __len__(self) -> int: ...
-    def counts(self) -> dict[str, int]: ...
-    def rows(self, *splits: str) -> Tensor: ...
 
 
 class AnyRecipe(Protocol):
@@ -57,30 +40,6 @@ class AnyRecipe(Protocol):
     def views(self) -> int: ...
     @property
     def protocol(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which rows of the data do what: rows["train"], rows[select] picks the epoch, rows[report] is what the run is known by.
-
-    `select` None: the last epoch is taken.
-    """
-
-    rows: Mapping[str, Tensor]
-    select: str | None
-    report: str
-    notes: tuple[str, ...] = ()
-
-    def looked_at(self) -> list[str]:
-        return [split for split in dict.fromkeys((self.select, self.report)) if split is not None]
-
-    def others(self, split: str, data: Data) -> Tensor:
-        """The rows of the data that are not of this split, whether they are used or not."""
-        import torch
-
-        mask = torch.ones(len(data), dtype=torch.bool)
-        mask[data.rows(split) if split in data.split else self.rows[split]] = False
-        return mask.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -105,20 +64,6 @@ def check(recipe: AnyRecipe) -> None:
         raise FinetuneError("center_loss and mixup exclude each other: a mixed face has no centre of its own; --set training.mixup=0")
     if recipe.training.epochs < 1:
         raise FinetuneError(f"epochs is {recipe.training.epochs}; a run has at least one")
-
-
-def sample(data: Data, rows: Tensor, count: int) -> Tensor:
-    """About `count` of the rows, spread over the classes as all of them are (at least one of each), always the same ones."""
-    import torch
-
-    if count >= len(rows):
-        return rows
-    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-    taken = []
-    for label in data.labels[rows].unique():
-        members = order[data.labels[order] == label]
-        taken.append(members[: max(1, round(count * len(members) / len(rows)))])
-    return torch.cat(taken).sort().values
 
 
 def settings_of(recipe: AnyRecipe, data: Data, plan: Plan, notes: Sequence[str], command: str) -> dict[str, Any]:
@@ -155,7 +100,7 @@ def from_run(init: str, data: Data) -> tuple[nn.Module, dict[str, Any]] | None:
     Raises FinetuneError where the classes have the same names in another order, or the folder holds no finished run.
     """
     import zoo
-    from finetune.images.data import check_classes
+    from finetune.labels import check_classes
     from finetune.runs.metrics import read_json
 
     folder = Path(init)

@@ -18,10 +18,6 @@ from finetune.errors import FinetuneError
 if TYPE_CHECKING:
     import av
 
-SUFFIXES = frozenset({
-    ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".vob", ".webm", ".wmv",
-})  # fmt: skip
 # FFmpeg's names of demuxers. Those that open further files (hls, concat, dash, image2) are left out on purpose.
 CONTAINERS = "3gp,asf,avi,flv,h264,hevc,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,ogg,webm"
 CLOSED = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}

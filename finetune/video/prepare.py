@@ -32,7 +32,8 @@ import numpy as np
 
 import zoo
 from finetune.errors import FinetuneError
-from finetune.images.layouts import natural, split_of
+from finetune.files import VIDEO_SUFFIXES
+from finetune.labels import natural, split_of
 from finetune.video import decode as video
 from finetune.video import faces, workers
 from zoo import ZooError
@@ -142,7 +143,7 @@ def find_videos(src: Path, dst: Path) -> list[Video]:
             refusal = "not a regular file"
         found.append((path, refusal))
     if not found:
-        endings = " ".join(sorted(video.SUFFIXES))
+        endings = " ".join(sorted(VIDEO_SUFFIXES))
         raise UsageError(f"{src}: no videos found; expected SRC/[split/]<Emotion>/<clip> with one of the endings {endings}")
     videos = []
     # Angry.avi beside the folder Angry/ does not get its faces.
@@ -167,7 +168,7 @@ def walk(src: Path, dst: Path) -> Iterator[Path]:
             name for name in folders if name not in links and name[0] != "." and name != "__MACOSX" and (here / name).resolve() != dst
         ]
         yield from (here / name for name in links if name[0] != ".")
-        yield from (here / name for name in files if name[0] != "." and Path(name).suffix.lower() in video.SUFFIXES)
+        yield from (here / name for name in files if name[0] != "." and Path(name).suffix.lower() in VIDEO_SUFFIXES)
 
 
 def plain(name: str) -> str:

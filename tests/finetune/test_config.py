@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from finetune.config import as_json, changed, settings_of
+from finetune.config import as_json
 from finetune.errors import FinetuneError
 from finetune.fer2013 import RECIPES
+from finetune.overrides import changed, parse_settings
 
 RECIPE = RECIPES["mobilefacenet"]
 
@@ -30,14 +31,14 @@ RECIPE = RECIPES["mobilefacenet"]
     ],
 )
 def test_a_field_is_set(word: str, path: tuple[str, ...], value: object) -> None:
-    found: object = changed(RECIPE, settings_of([word]))
+    found: object = changed(RECIPE, parse_settings([word]))
     for name in path:
         found = getattr(found, name)
     assert found == value and type(found) is type(value)
 
 
 def test_an_argument_of_the_net_is_set_and_the_others_stay() -> None:
-    found = changed(RECIPES["face_resnet"], settings_of(["arguments.conv_dropout=0.1", "arguments.other=[1,2]"]))
+    found = changed(RECIPES["face_resnet"], parse_settings(["arguments.conv_dropout=0.1", "arguments.other=[1,2]"]))
     assert found.arguments == {"conv_dropout": 0.1, "other": (1, 2)}
     assert RECIPES["face_resnet"].arguments == {"conv_dropout": 0.4}
 
@@ -60,7 +61,7 @@ def test_an_argument_of_the_net_is_set_and_the_others_stay() -> None:
 )
 def test_a_wrong_setting_says_what_is_wrong(word: str, message: str) -> None:
     with pytest.raises(FinetuneError) as error:
-        changed(RECIPE, settings_of([word]))
+        changed(RECIPE, parse_settings([word]))
     assert message in str(error.value)
 
 

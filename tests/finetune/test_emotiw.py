@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from architectures.legacy import BEST7164, BEST_RESNET
 from finetune import ensemble
 from finetune.clips.data import windows
 from finetune.config import Augment
-from finetune.emotiw import ENCODERS, RECIPES, Recipe, frame_net, main, planned, start, with_encoder
+from finetune.emotiw import ENCODERS, RECIPES, Recipe, frame_net, held_out, main, start, with_encoder
 from finetune.fer2013 import RECIPES as IMAGE_RECIPES
-from finetune.images.layouts import FER2013
+from finetune.labels import FER2013
+from finetune.protocol import plan_clips
 from finetune.runs.folder import Run
 from finetune.runs.metrics import read_predictions
 from finetune.train.loop import optimizer_for, rate
@@ -312,10 +314,10 @@ def test_real_sequences_are_told_apart_by_people_not_seen(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("splits", "protocol", "select", "report"),
     [
-        ({"train": 40, "val": 12}, "seed", "val", "val"), ({"train": 40, "val": 12}, "last", None, "val"),
+        ({"train": 40, "val": 12}, "best-on-reported", "val", "val"), ({"train": 40, "val": 12}, "last", None, "val"),
         ({"train": 40, "val": 12}, "honest", "val", "test"), ({"train": 30, "val": 12, "test": 10}, "honest", "val", "test"),
-        ({"train": 30, "val": 12, "test": 10}, "seed", "test", "test"), ({"train": 52}, "last", None, "test"),
-        ({"train": 52}, "seed", "test", "test"), ({"train": 52}, "honest", "val", "test"),
+        ({"train": 30, "val": 12, "test": 10}, "best-on-reported", "test", "test"), ({"train": 52}, "last", None, "test"),
+        ({"train": 52}, "best-on-reported", "test", "test"), ({"train": 52}, "honest", "val", "test"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("people", [True, False])
@@ -324,10 +326,10 @@ def test_the_protocol_says_which_clips_pick_the_epoch(
 ) -> None:
     data = replace(clips(), split=tuple(name for name, count in splits.items() for _ in range(count)))
     data = data if people else replace(data, subjects=None)
-    plan = planned(data, protocol)
+    plan = plan_clips(data, protocol, partial(held_out, data))
     assert (plan.select, plan.report) == (select, report)
     rows = [row for name in plan.rows for row in plan.rows[name].tolist()]
-    assert len(rows) == len(set(rows)) == 52 - (12 if protocol == "seed" and len(splits) == 3 else 0)
+    assert len(rows) == len(set(rows)) == 52 - (12 if protocol == "best-on-reported" and len(splits) == 3 else 0)
     assert (len(rows) < 52) == any("are not used" in note for note in plan.notes)
     given = set(data.rows("train").tolist())
     held = [name for name in plan.rows if name != "train" and set(plan.rows[name].tolist()) <= given]

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 import torch
 
+from finetune import files
+from finetune.errors import FinetuneError
 from finetune.images import data, layouts
 from finetune.images.data import (
-    FER2013,
     Expressions,
-    FinetuneError,
-    check_classes,
     exact_duplicates,
     read,
     reorder,
     vote_targets,
     with_votes,
 )
+from finetune.labels import FER2013, LABEL_ORDERS, check_classes
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "fer2013"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the images of FER2013 may not be handed on; they are not beside this checkout")
@@ -315,7 +315,7 @@ def test_what_cannot_be_read_is_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zip", "tar"])
 def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "LIMIT", 3 << 20)
+    monkeypatch.setattr(files, "LIMIT", 3 << 20)
     content = csv_bytes() + b"\n" * (5 << 20)
     make = {
         "gzip": lambda: written(tmp_path, gzip.compress(content)),
@@ -327,7 +327,7 @@ def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused(kind: str, tm
 
 
 def test_a_tar_header_of_a_gigabyte_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "LARGEST_BLOCK", 2 << 20)
+    monkeypatch.setattr(files, "LARGEST_BLOCK", 2 << 20)
     info = tarfile.TarInfo("long")
     info.type, info.size = tarfile.XHDTYPE, 4 << 20
     path = written(tmp_path, gzip.compress(info.tobuf() + b"\0" * (5 << 20)), "fer2013.tar.gz")
@@ -471,7 +471,7 @@ def test_votes_join_by_row_and_become_targets_by_meaning(tmp_path: Path) -> None
     assert soft[1].tolist() == pytest.approx([0.2, 0, 0, 0, 0.6, 0, 0.2])
     assert soft[3].tolist() == [0, 0, 0.5, 0, 0, 0.5, 0]
     assert soft[6].tolist() == [0, 0, 0, 1, 0, 0, 0]
-    eight, usable = vote_targets(joined, layouts.LABEL_ORDERS["FER+"], "soft")
+    eight, usable = vote_targets(joined, LABEL_ORDERS["FER+"], "soft")
     assert eight[4].tolist() == pytest.approx([0.1, *[0] * 6, 0.9])
     assert usable[4]
     with pytest.raises(FinetuneError, match="FER\\+ has no votes for bored"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 import zoo
 from finetune.errors import FinetuneError
-from finetune.fer2013 import RECIPES, held_out, main, planned, sample
+from finetune.fer2013 import RECIPES, main
+from finetune.images.data import held_out
 from finetune.images.task import ImageTask
+from finetune.protocol import plan_images, sample
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SMALL = ["--smoke", "--set", "arguments.width=8", "--set", "input.size=[16,16]", "--set", "training.batch_size=20", "--epochs", "3"]
@@ -289,9 +292,10 @@ def test_weights_that_are_not_there_are_named_with_the_way_to_them(
     assert "mobilefacenet" in capsys.readouterr().err
 
 
-def test_data_with_neither_private_nor_test_have_nothing_for_the_seed_s_protocol() -> None:
+def test_data_with_neither_private_nor_test_cannot_report_the_best_epoch_on_them() -> None:
+    faces = expressions(20, 5).part("train", "public")
     with pytest.raises(FinetuneError, match="neither private nor test"):
-        planned(expressions(20, 5).part("train", "public"), "seed")
+        plan_images(faces, "best-on-reported", partial(held_out, faces))
 
 
 @pytest.mark.slow

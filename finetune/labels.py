@@ -1,0 +1,85 @@
+"""Names of facial expressions and of the parts of a data set: orders, synonyms, how they are spelt. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from finetune.errors import FinetuneError
+
+# Orders in which public data number the expressions; the position is the label.
+FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # fer2013.csv, Goodfellow et al. 2013
+EMOTIW = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")  # its classInd.txt: alphabetical
+LABEL_ORDERS = {
+    "FER2013": FER2013,
+    "EmotiW (classInd.txt, alphabetical)": EMOTIW,
+    "FER+": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),  # Barsoum et al. 2016
+    "RAF-DB": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),  # its labels count from 1
+}
+NUMBERED = tuple(map(str, range(len(FER2013))))  # class folders named so mean FER2013's labels
+SYNONYMS = {
+    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "afraid": "fear", "happiness": "happy", "joy": "happy",
+    "sadness": "sad", "surprised": "surprise",
+}  # fmt: skip
+SPLITS = {
+    "train": "train", "training": "train", "fer2013train": "train",
+    "public": "public", "publictest": "public", "fer2013valid": "public",
+    "private": "private", "privatetest": "private", "fer2013test": "private",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+SPLIT_ORDER = ("train", "public", "private", "val", "test")
+
+
+def canonical(name: str) -> str:
+    """The expression that a folder, header or class name means: lower case, synonyms resolved."""
+    name = name.strip().lower()
+    return SYNONYMS.get(name, name)
+
+
+def split_of(name: str) -> str | None:
+    return SPLITS.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers inside names by value: 2.png before 10.png."""
+    return [(int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def class_names(named: Iterable[tuple[str, str]], root: Path) -> tuple[str, ...]:
+    """The classes of (class, split) pairs in label order: FER2013's for its seven names, others sorted, numbers in them by value.
+
+    Raises FinetuneError for a class of another split that train lacks; `root` is named in its text.
+    """
+    pairs = {(canonical(label), split) for label, split in named}
+    names = {name for name, _ in pairs}
+    known = {name for name, split in pairs if split == "train"}
+    if known and names - known:
+        unseen = ", ".join(sorted(names - known))
+        raise FinetuneError(f"{root}: class {unseen} has no training images; train has {', '.join(sorted(known))}. Name the folders alike")
+    return FER2013 if names == set(FER2013) else tuple(sorted(names, key=natural))
+
+
+def check_classes(expected: Sequence[str], found: Sequence[str]) -> None:
+    """Raises FinetuneError unless both name the same classes in the same order; its text shows both orders."""
+    if tuple(expected) == tuple(found):
+        return
+    width = max(map(len, [*expected, "expected"]))
+    rows = max(len(expected), len(found))
+    lines = [f"  {'label':>5}  {'expected':<{width}}  found"]
+    for label in range(rows):
+        left, right = (names[label] if label < len(names) else "-" for names in (expected, found))
+        lines.append(f"  {label:>5}  {left:<{width}}  {right}{'' if left == right else '   <'}")
+    known = {order: name for name, order in LABEL_ORDERS.items()}
+    for what, names in (("expected", expected), ("found", found)):
+        if origin := known.get(tuple(map(canonical, names))):
+            lines.append(f"  {what} is the order of {origin}")
+    if sorted(expected) == sorted(found):
+        lines.append("  The names are the same: reorder(data, expected) renumbers the labels")
+    else:
+        lines.append("  The classes differ: train a new head (or name the folders alike)")
+    raise FinetuneError("\n".join(["class names differ, so labels mean different things:", *lines]))
+
+
+def split_counts(split: Sequence[str]) -> dict[str, int]:
+    return {name: count for name in SPLIT_ORDER if (count := split.count(name))}

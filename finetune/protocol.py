@@ -1,0 +1,145 @@
+"""Which rows of the data train, pick the epoch and are reported. Every split is disjoint from the others; nothing here is random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from finetune.errors import FinetuneError
+from finetune.labels import split_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageProtocol = Literal["honest", "best-on-reported"]
+ClipProtocol = Literal["honest", "best-on-reported", "last"]
+HoldOut = Callable[["Tensor"], tuple["Tensor", "Tensor"]]  # rows -> the rows without, and with only, about a tenth of them
+REPORTED = ("private", "test", "val", "public")  # the first of these that there is becomes a run's headline
+
+
+class Data(Protocol):
+    """What images.data.Expressions and clips.data.Clips have in common. labels (N,) int64, split (N,) names."""
+
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def split(self) -> tuple[str, ...]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def counts(self) -> dict[str, int]: ...
+    def rows(self, *splits: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows of the data do what: rows["train"], rows[select] picks the epoch, rows[report] is what the run is known by.
+
+    `select` None: the last epoch is taken.
+    """
+
+    rows: Mapping[str, Tensor]
+    select: str | None
+    report: str
+    notes: tuple[str, ...] = ()
+
+    def looked_at(self) -> list[str]:
+        """The splits that are evaluated at the end."""
+        return [split for split in dict.fromkeys((self.select, self.report)) if split is not None]
+
+    def others(self, split: str, data: Data) -> Tensor:
+        """The rows of the data that are not of this split, whether they are used or not."""
+        import torch
+
+        mask = torch.ones(len(data), dtype=torch.bool)
+        mask[data.rows(split) if split in data.split else self.rows[split]] = False
+        return mask.nonzero()[:, 0]
+
+
+def split_rows(split: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
+    """(n,) int64 positions where `split` is one of `wanted`. Raises FinetuneError where there are none."""
+    import torch
+
+    found = torch.tensor([row for row, name in enumerate(split) if name in wanted], dtype=torch.int64)
+    if not len(found):
+        raise FinetuneError(f"{what} in {' or '.join(wanted)}; it has {split_counts(split)}")
+    return found
+
+
+def sample(data: Data, rows: Tensor, count: int) -> Tensor:
+    """About `count` of the rows, spread over the classes as all of them are (at least one of each), always the same ones."""
+    import torch
+
+    if count >= len(rows):
+        return rows
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    taken = []
+    for label in data.labels[rows].unique():
+        members = order[data.labels[order] == label]
+        taken.append(members[: max(1, round(count * len(members) / len(rows)))])
+    return torch.cat(taken).sort().values
+
+
+def plan_images(data: Data, protocol: ImageProtocol, hold_out: HoldOut) -> Plan:
+    """Honest: trains on train, picks the epoch on public (or val, or a tenth of train), reports private (or test).
+
+    "best-on-reported", as was usual in the FER2013 challenge's papers: trains on train and public, picks the epoch on private (or
+    test) and reports that maximum. Where there is neither private nor test, what picks the epoch is reported.
+    """
+    counts = data.counts()
+    report = next((name for name in ("private", "test") if name in counts), None)
+    if protocol == "best-on-reported":
+        if report is None:
+            raise FinetuneError(f"{data.name}: has neither private nor test images to report; --protocol honest holds some out")
+        parts = [name for name in counts if name != report]
+        return Plan({"train": data.rows(*parts), report: data.rows(report)}, report, report)
+    select = next((name for name in ("public", "val") if name in counts), None)
+    rows, notes = {"train": data.rows("train")}, []
+    if select is None:
+        select = "val"
+        rows["train"], rows["val"] = hold_out(rows["train"])
+        notes.append(f"no public or val images: {len(rows['val']):,} of train pick the epoch")
+    else:
+        rows[select] = data.rows(select)
+    if report is None:
+        notes.append(f"no private or test images: {select} is reported, on which the epoch was picked")
+        return Plan(rows, select, select, tuple(notes))
+    return Plan({**rows, report: data.rows(report)}, select, report, tuple(notes))
+
+
+def plan_clips(data: Data, protocol: ClipProtocol, hold_out: HoldOut) -> Plan:
+    """Trains on train, reports private, test or val, whichever is there first, else a tenth of train.
+
+    "best-on-reported" picks the epoch on the clips that are reported, "last" takes the last epoch. "honest" picks it on public or
+    val, where these are not reported, else on a tenth of train.
+    """
+    counts = data.counts()
+    rows, notes = {"train": data.rows("train")}, []
+    others = [name for name in counts if name != "train"]
+    if others:
+        report = next(name for name in REPORTED if name in others)
+        rows[report] = data.rows(report)
+    else:
+        report = "test"
+        rows["train"], rows["test"] = hold_out(rows["train"])
+        notes.append(f"no clips but those of train: {len(rows['test']):,} of them are held out and reported")
+    if protocol != "honest":
+        if idle := [name for name in others if name not in rows]:
+            notes.append(f"the {' and '.join(idle)} clips are not used")
+        return Plan(rows, report if protocol == "best-on-reported" else None, report, tuple(notes))
+    select = next((name for name in ("public", "val") if name in counts and name != report), None)
+    if select is not None:
+        return Plan({**rows, select: data.rows(select)}, select, report, tuple(notes))
+    if report == "val":  # the name is needed for what picks the epoch
+        rows, report = {"train": rows["train"], "test": rows["val"]}, "test"
+        notes.append("the val clips are reported as test")
+    rows["train"], rows["val"] = hold_out(rows["train"])
+    notes.append(f"{len(rows['val']):,} clips of train, named val, pick the epoch")
+    return Plan(rows, "val", report, tuple(notes))
