@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finetune.clips.data import Clips
-    from finetune.clips.layouts import Lists
+    from finetune.clips.records import Lists
     from finetune.protocol import Plan
     from finetune.runs.folder import Run
 
@@ -311,7 +311,7 @@ def in_folds(
     """A run for each fold in out/fold-01, ..., and the predictions for all clips, each by the net that had not seen the person."""
     import torch
 
-    from finetune.clips.data import subject_folds
+    from finetune.clips.folds import subject_folds
     from finetune.protocol import Plan
     from finetune.runs.folder import Run
     from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
@@ -401,7 +401,7 @@ def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows without, and with only, about a tenth: whole people where they are known, else a tenth of each class."""
     import torch
 
-    from finetune.clips.data import subject_folds
+    from finetune.clips.folds import subject_folds
     from finetune.protocol import sample
 
     if data.subjects is not None and len(people := [data.subjects[row] for row in rows.tolist()]) and len(set(people)) > 1:

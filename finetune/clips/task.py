@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from architectures.contract import convolutions
-from finetune.clips.data import Clips, draw_frames, draw_segments, windows
+from finetune.clips.data import Clips
+from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
 from finetune.images.task import EVALUATED, Embed
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors

@@ -11,7 +11,8 @@ from drawn_clips import clips
 from torch import Tensor, nn
 
 from architectures import FaceClipNet, SmallResNet
-from finetune.clips.data import Clips, windows
+from finetune.clips.data import Clips
+from finetune.clips.sampling import windows
 from finetune.clips.task import ClipFeatureTask, ClipTask
 from finetune.config import Augment, Sampling, Training
 from finetune.images.task import Classify

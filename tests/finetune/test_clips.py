@@ -17,9 +17,12 @@ import torch
 from PIL import Image
 
 from architectures.video import frame_mask
-from finetune.clips import layouts as clip_layouts
-from finetune.clips.data import EMOTIW, Clips, FinetuneError, draw_frames, draw_segments, read_clips, subject_folds, windows
-from finetune.images.data import FER2013
+from finetune.clips import layouts
+from finetune.clips.data import Clips, read_clips
+from finetune.clips.folds import subject_folds
+from finetune.clips.sampling import draw_frames, draw_segments, windows
+from finetune.errors import FinetuneError
+from finetune.labels import EMOTIW, FER2013
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ck48" / "ck48_sequences.npz"
 real = pytest.mark.skipif(not REAL.is_file(), reason="CK+48 may not be handed on; it is not beside this checkout")
@@ -573,7 +576,7 @@ def test_the_second_reading_decodes_nothing(tmp_path: Path, monkeypatch: pytest.
     def never(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(clip_layouts, "decode", never)
+    monkeypatch.setattr(layouts, "decode", never)
     again = read_clips(tmp_path / "d")
     assert torch.equal(again.frames, first.frames)
     assert again.sha256 == first.sha256

@@ -20,7 +20,7 @@ import zoo
 from architectures import FaceClipNet, FaceResNetRNN, SmallResNet, VGGFaceRNN
 from architectures.legacy import BEST7164, BEST_RESNET
 from finetune import ensemble
-from finetune.clips.data import windows
+from finetune.clips.sampling import windows
 from finetune.config import Augment
 from finetune.emotiw import ENCODERS, RECIPES, Recipe, frame_net, held_out, main, start, with_encoder
 from finetune.fer2013 import RECIPES as IMAGE_RECIPES

@@ -1,0 +1,120 @@
+"""Clips in folders: a folder of frames a clip, below folders named after classes and splits; CK+."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.clips.records import Clip, Label
+from finetune.errors import FinetuneError
+from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, VIDEO_SUFFIXES, subfolders
+from finetune.labels import canonical, natural, split_of
+
+CK_FRAME = re.compile(r"(S\d{3})_(\d{3})_\d{8}", re.ASCII)  # CK+'s file names: subject, sequence, frame (Lucey et al. 2010)
+CK_SEQUENCE = re.compile(r"(?:^|/)(S\d{3})[/_]\d{3}$", re.ASCII)  # and its folders
+CK_EMOTIONS = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")  # numbers in its *_emotion.txt
+SPLIT_WORD = re.compile(r"(?<![a-z])(?:e(?=val))?(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)(?:list|set)?(?![a-z])")
+
+
+def split_in(name: str) -> str | None:
+    """The split that a folder's or list's name says: train, Val_AFEW, Emotiw_TRAIN, testlist01, afew_eval."""
+    if split := split_of(name):
+        return split
+    said = {split_of(word) for word in SPLIT_WORD.findall(name.lower())}
+    return said.pop() if len(said) == 1 else None
+
+
+def raw_video(path: Path) -> FinetuneError:
+    return FinetuneError(f"{path}: a raw video; cut the faces out first: python -m finetune.prepare_video SRC DST, then read DST")
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, numbers in names by value, without the files that operating systems leave."""
+    found = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")) and path.name.lower() not in SYSTEM_FILES]
+    return sorted(found, key=lambda path: (natural(path.name), path.name))
+
+
+def told(skipped: Counter[str]) -> list[str]:
+    texts = {
+        "files": "file(s) that are no images left out",
+        "elsewhere": "path(s) of the lists lie on another machine: their ends were found here",
+        "counts": "clip(s) have another number of frames than the list says",
+    }
+    return [f"{skipped[key]} {text}" for key, text in texts.items() if skipped[key]]
+
+
+def frames_in(folder: Path, skipped: Counter[str]) -> tuple[Path, ...]:
+    frames = []
+    for path in visible(folder):
+        if path.is_dir():
+            raise FinetuneError(f"{path}: a folder inside a clip's folder; expected only images in {folder.name}/")
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            raise raw_video(path)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            frames.append(path)
+        else:
+            skipped["files"] += 1
+    return tuple(frames)
+
+
+def split_folders(root: Path) -> list[tuple[str, Path]]:
+    """The folders of classes with their splits; a folder that is alone between, as Train_AFEW/Emotiw-faces/Angry, is passed."""
+    top = subfolders(root)
+    if not any(split_in(folder.name) for folder in top):
+        return [("train", inner_folder(root))]
+    if strange := [folder for folder in top if not split_in(folder.name)]:
+        beside = next(folder.name for folder in top if split_in(folder.name))
+        raise FinetuneError(f"{strange[0]}: lies beside {beside}/ and is no split; move it away, or pass the folder to read")
+    return [(str(split_in(folder.name)), inner_folder(folder)) for folder in top]
+
+
+def inner_folder(folder: Path) -> Path:
+    inside = subfolders(folder)
+    if len(inside) == 1 and any(subfolders(each) for each in subfolders(inside[0])):
+        return inside[0]
+    return folder
+
+
+def in_class_folders(root: Path, notes: list[str]) -> Iterator[Clip]:
+    """[split/]class/video/frames; or [split/]class/S005_001_00000009.png, grouped to sequences by subject and sequence."""
+    skipped: Counter[str] = Counter()
+    for split, parent in split_folders(root):
+        for folder in sorted(subfolders(parent), key=lambda each: natural(canonical(each.name))):
+            label = Label(folder.name, split, str(folder))
+            sequences: dict[str, list[Path]] = {}
+            for path in visible(folder):
+                if path.is_dir():
+                    ck = CK_SEQUENCE.search(path.name)
+                    yield Clip(path, frames_in(path, skipped), label, ck[1] if ck else None)
+                elif path.suffix.lower() in VIDEO_SUFFIXES:
+                    raise raw_video(path)
+                elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                    skipped["files"] += 1
+                elif ck := CK_FRAME.fullmatch(path.stem):
+                    sequences.setdefault(f"{ck[1]}_{ck[2]}", []).append(path)
+                else:
+                    raise FinetuneError(
+                        f"{path}: an image where a folder per video is expected (or CK+'s names, S005_001_00000009.png);"
+                        " single images are read by finetune.images.data.read"
+                    )
+            for name, files in sequences.items():
+                yield Clip(folder, tuple(files), label, name[:4], name)
+    notes += told(skipped)
+
+
+def cohn_kanade(root: Path, notes: list[str]) -> Iterator[Clip]:
+    """CK+ as its authors give it: cohn-kanade-images/S005/001/*.png, and the sequences that have an Emotion/S005/001/*_emotion.txt."""
+    skipped: Counter[str] = Counter()
+    for path in sorted((root / "Emotion").glob("S*/*/*_emotion.txt")):
+        text = path.read_text("latin-1")[:100].strip()
+        number = int(float(text)) if re.fullmatch(r"\d(\.\d*)?(e\+?0+)?", text) else -1
+        if not 0 <= number < len(CK_EMOTIONS):
+            raise FinetuneError(f"{path}: {text[:40]!r}; expected a number 0..{len(CK_EMOTIONS) - 1}")
+        subject, session = path.parts[-3:-1]
+        folder = root / "cohn-kanade-images" / subject / session
+        if not folder.is_dir():
+            raise FinetuneError(f"{path}: its frames are missing: no folder {folder}; unpack extended-cohn-kanade-images.zip there")
+        yield Clip(folder, frames_in(folder, skipped), Label(CK_EMOTIONS[number], "train", str(path)), subject, f"{subject}_{session}")
+    notes += told(skipped)
