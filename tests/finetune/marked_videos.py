@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
+from finetune.prepare_video import main
 from finetune.video.faces import REFERENCE, Detect, Face
-from finetune.video.prepare import main
 
 RED, GREEN, BLUE, WHITE = (230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 230)
 SIZE = (96, 128)  # height, width

@@ -30,11 +30,15 @@ from PIL import Image
 
 import zoo
 from finetune.errors import FinetuneError
+from finetune.prepare_video import main, parser
 from finetune.video import decode as video
 from finetune.video import faces, workers
-from finetune.video import prepare as prepare_video
+from finetune.video.crop import prepare_one, search
+from finetune.video.destination import alone, settings_of, write_record
 from finetune.video.faces import REFERENCE, Face, align, similarity, template
-from finetune.video.prepare import Options, Outcome, main, prepare
+from finetune.video.prepare import prepare
+from finetune.video.records import Options, Outcome, Video
+from finetune.video.sources import find_videos
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
 weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the authors' det1 to det3.caffemodel aren't in the project")
@@ -347,7 +351,7 @@ def here(jobs: Any, setup: Any, count: int, ticked: workers.Tick) -> Iterator[tu
         yield job, do(job, ticked)
 
 
-def run(src: Path, dst: Path, options: Options | None = None, **settings: Any) -> list[tuple[prepare_video.Video, Outcome]]:
+def run(src: Path, dst: Path, options: Options | None = None, **settings: Any) -> list[tuple[Video, Outcome]]:
     with pytest.MonkeyPatch.context() as patch:
         if "processes" not in settings:
             patch.setattr(workers, "run", here)
@@ -431,7 +435,7 @@ def test_every_video_has_a_folder_of_its_own(tmp_path: Path, make: list[str], fo
         path = tmp_path / "src" / os.fsencode(name).decode("utf-8", "surrogateescape")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    found = prepare_video.find_videos(tmp_path / "src", tmp_path / "dst")
+    found = find_videos(tmp_path / "src", tmp_path / "dst")
     names = [job.folder for job in found]
     if folders is None:
         assert len(found) == len(make) - 1  # ..x.avi is hidden
@@ -502,7 +506,7 @@ def test_a_second_run_decodes_only_what_is_not_done(tmp_path: Path, decoded: dic
     assert [*decoded] == everything
     made_first = contents(dst)
 
-    def again(*names: str, **options: Any) -> list[tuple[prepare_video.Video, Outcome]]:
+    def again(*names: str, **options: Any) -> list[tuple[Video, Outcome]]:
         decoded.clear()
         results = run(src, dst, Options(**options))
         assert [*decoded] == [*names]
@@ -617,7 +621,7 @@ def test_the_detector_is_asked_for_faces_of_the_size_that_is_left(tmp_path: Path
         return []
 
     path = write(tmp_path / "a.avi", [picture(size=(1080, 1920))])
-    prepare_video.search(path, Options(min_face=min_face), [], look, lambda amount: None)
+    search(path, Options(min_face=min_face), [], look, lambda amount: None)
     assert asked == [((360, 640, 3), smallest)]
 
 
@@ -676,14 +680,14 @@ def test_a_detector_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_fault_of_the_video(tmp_path: Path) -> None:
-    [job] = prepare_video.find_videos(write(tmp_path / "a.avi", moving(4)), tmp_path / "dst")
+    [job] = find_videos(write(tmp_path / "a.avi", moving(4)), tmp_path / "dst")
     with pytest.raises(workers.Fatal, match="cannot be written"):
-        prepare_video.prepare_one(job, Options(), tmp_path / "nowhere" / "1", made.find, lambda amount: None)
+        prepare_one(job, Options(), tmp_path / "nowhere" / "1", made.find, lambda amount: None)
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     write(tmp_path / "src" / "a.avi", moving(3))
-    with prepare_video.alone(tmp_path / "dst"), pytest.raises(FinetuneError, match="another run is writing"):
+    with alone(tmp_path / "dst"), pytest.raises(FinetuneError, match="another run is writing"):
         run(tmp_path / "src", tmp_path / "dst")
 
 
@@ -722,9 +726,9 @@ def test_a_run_that_ended_between_a_folder_and_its_record_is_made_again(tmp_path
     src, dst = tmp_path / "src", tmp_path / "dst"
     write(src / "a.avi", moving(4))
     run(src, dst)
-    [job] = prepare_video.find_videos(src, dst)
-    with prepare_video.alone(dst):
-        prepare_video.write_record(dst, job)
+    [job] = find_videos(src, dst)
+    with alone(dst):
+        write_record(dst, job)
     decoded.clear()
     run(src, dst)
     assert [*decoded] == ["a.avi"]
@@ -794,10 +798,10 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(
 def test_the_settings_are_those_of_the_options() -> None:
     """Every option takes part in what a second run compares, and has a switch of the command line."""
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names < set(prepare_video.settings(Options(), made.squares))
-    switches = {action.dest for action in prepare_video._parser()._actions}
+    assert names < set(settings_of(Options(), made.squares))
+    switches = {action.dest for action in parser()._actions}
     assert names <= switches
-    given = prepare_video._parser().parse_args(["a", "b"])
+    given = parser().parse_args(["a", "b"])
     assert Options(**{name: getattr(given, name) for name in names}) == Options()
 
 
@@ -845,8 +849,8 @@ def detector(home: Path) -> Iterator[faces.Detect]:
 def test_a_real_face_is_found_in_every_frame_and_centred(
     tmp_path: Path, astronaut: Path, detector: faces.Detect, size: tuple[int, int]
 ) -> None:
-    [job] = prepare_video.find_videos(astronaut.parent.parent, tmp_path)
-    outcome = prepare_video.prepare_one(job, Options(size=size), tmp_path / "out", detector, lambda amount: None)
+    [job] = find_videos(astronaut.parent.parent, tmp_path)
+    outcome = prepare_one(job, Options(size=size), tmp_path / "out", detector, lambda amount: None)
     assert (outcome.status, outcome.frames, outcome.faces, outcome.interpolated) == ("done", 14, 14, 0)
     scale = size[0] / 112
     crops = [opened(path.read_bytes()) for path in sorted((tmp_path / "out").iterdir())]
@@ -863,7 +867,7 @@ def test_a_real_face_is_found_in_every_frame_and_centred(
 
 @weights
 def test_the_track_of_a_real_face_is_smooth_and_true(astronaut: Path, detector: faces.Detect) -> None:
-    times, found, shots = prepare_video.search(astronaut, Options(), [], detector, lambda amount: None)
+    times, found, shots = search(astronaut, Options(), [], detector, lambda amount: None)
     track = faces.main_track(faces.link(found, times, shots), len(found))
     assert track is not None
     raw = faces.landmarks(track, times, 0.5, 0.04)
