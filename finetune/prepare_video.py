@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import re
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from finetune.errors import FinetuneError
@@ -23,28 +27,49 @@ FEW = 5  # names in the summary
 
 
 def main(argv: Sequence[str] | None = None, *, detector: Callable[[str], faces.Detect] = faces.mtcnn) -> int:
-    """Exit status 0, 1 where a video (or all) failed, 2 for a command that cannot be understood, 130 for Ctrl-C."""
+    """The command; returns its exit status: 0 done, 1 a video (or all) failed, 2 usage, 130 for Ctrl-C, 143 for SIGTERM."""
     command = parser()
     given = command.parse_args(argv)
-    chosen = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
     begin = time.monotonic()
     try:
-        options = Options(**chosen)
+        options = Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)})
         find_videos(given.src, given.dst)
     except FinetuneError as error:
         command.error(str(error))
     try:
-        results = prepare(given.src, given.dst, options, processes=given.workers, device=given.device, detector=detector)
+        with terminated_like_interrupted():
+            results = prepare(given.src, given.dst, options, processes=given.workers, device=given.device, detector=detector)
     except UsageError as error:
         command.error(str(error))
     except (FinetuneError, ZooError) as error:
         print(f"prepare_video: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("prepare_video: interrupted; finished videos are kept, the same command goes on with the others", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interruption, Terminated) else 130
     print(summary(results, given.dst, options, time.monotonic() - begin))
     return int(any(outcome.status != "done" for _, outcome in results))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: the processes are stopped, the report is written."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def summary(results: Sequence[tuple[Video, Outcome]], dst: Path, options: Options, seconds: float) -> str:

@@ -81,7 +81,8 @@ def frames(
         raise VideoError("the file is empty")
     try:
         # By a file object, so that a name with a colon is no protocol and any bytes may stand in it.
-        with Path(path).open("rb") as file, av.open(file, options=CLOSED) as source:
+        # Tags that are not UTF-8 are Latin-1 or worse, and nobody reads them.
+        with Path(path).open("rb") as file, av.open(file, options=CLOSED, metadata_errors="replace") as source:
             stream = video_stream(av, source)
             stream.codec_context.options = {"max_pixels": str(LARGEST)}
             stream.codec_context.thread_count = 1

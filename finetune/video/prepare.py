@@ -49,8 +49,6 @@ def prepare(
     process. Raises FinetuneError where nothing can be done at all, and what the zoo raises where the detector's weights
     cannot be had. KeyboardInterrupt leaves whole videos only, and a report.
     """
-    from tqdm import tqdm
-
     video.require_av()
     require_pillow()
     options = options or Options()
@@ -68,22 +66,11 @@ def prepare(
         jobs = [(job, workspace / str(number)) for number, job in enumerate(videos) if outcomes[job.name].status == "not reached"]
         count = min(processes or workers.cpus(), len(jobs))
         setup = functools.partial(worker_setup, detector, device, options)
-        bar = tqdm(total=len(videos), initial=len(videos) - len(jobs), desc="videos", unit="video", disable=None)
-        searched, begin, told = 0, 0.0, 0.0
-
-        def ticked(amount: int) -> None:
-            nonlocal searched, begin, told
-            now = time.monotonic()
-            begin = begin or now  # loading the detector doesn't count
-            searched += amount
-            if now - told > 0.5:
-                told = now
-                bar.set_postfix_str(f"{searched:,} frames, {searched / max(now - begin, 0.1):.1f}/s")
-
+        progress = Progress(len(videos), len(videos) - len(jobs))
         try:
             if jobs and detector is faces.mtcnn:
                 zoo.fetch("mtcnn")  # once, with its bar; the processes find it in the cache
-            with contextlib.closing(workers.run(jobs, setup, count, ticked)) as results:
+            with contextlib.closing(workers.run(jobs, setup, count, progress.ticked)) as results:
                 for (job, made), result in results:
                     outcome = Outcome("failed", result.message) if isinstance(result, workers.Failed) else result
                     if outcome.status not in REMEMBERED[:2]:
@@ -93,11 +80,35 @@ def prepare(
                     except FinetuneError as error:
                         outcome = Outcome("failed", str(error))
                     outcomes[job.name] = outcome
-                    bar.update(1)
+                    progress.finished_one()
         finally:
-            bar.close()
+            progress.close()
             write_report(dst, videos, outcomes)
     return [(job, outcomes[job.name]) for job in videos]
+
+
+class Progress:
+    """A bar of videos, with the frames that were searched a second."""
+
+    def __init__(self, videos: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=videos, initial=done, desc="videos", unit="video", disable=None)
+        self.searched, self.begin, self.shown = 0, 0.0, 0.0
+
+    def ticked(self, frames: int) -> None:
+        now = time.monotonic()
+        self.begin = self.begin or now  # loading the detector doesn't count
+        self.searched += frames
+        if now - self.shown > 0.5:
+            self.shown = now
+            self.bar.set_postfix_str(f"{self.searched:,} frames, {self.searched / max(now - self.begin, 0.1):.1f}/s")
+
+    def finished_one(self) -> None:
+        self.bar.update(1)
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 def require_pillow() -> None:

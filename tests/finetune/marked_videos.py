@@ -35,10 +35,14 @@ def moving(count: int = 10, colour: tuple[int, int, int] = RED, side: int = 40) 
     return [picture((8 + 4 * i, 6 + 3 * i, side, colour)) for i in range(count)]
 
 
-def write(path: Path, images: Sequence[np.ndarray], codec: str = "mpeg4", layout: str = "yuv420p", **settings: Any) -> Path:
+def write(
+    path: Path, images: Sequence[np.ndarray], codec: str = "mpeg4", layout: str = "yuv420p", title: str = "", **settings: Any
+) -> Path:
     """Encodes at 25 frames a second. `settings` are of the codec context."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file, av.open(file, "w", format=CONTAINERS[path.suffix]) as target:
+        if title:
+            target.metadata["title"] = title
         stream: Any = target.add_stream(codec, rate=25)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.bit_rate = layout, 2_000_000

@@ -248,6 +248,17 @@ def test_a_phone_held_sideways_gives_upright_frames(tmp_path: Path, matrix: tupl
     assert frame.rgb(64).shape == (image.shape[0] // 2, image.shape[1] // 2, 3)
 
 
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.mp4"])
+def test_a_title_in_latin_1_does_not_keep_a_video_from_being_read(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, moving(5), title="cafZ in Munich")
+    content = path.read_bytes()
+    assert b"cafZ in Munich" in content
+    path.write_bytes(content.replace(b"cafZ in Munich", b"caf\xe9 in M\xfcnch."))
+    damage: list[str] = []
+    assert len(list(video.frames(path, damage))) == 5
+    assert damage == []
+
+
 def test_grey_frames_odd_sizes_and_oblong_pixels_are_read(tmp_path: Path) -> None:
     grey = next(video.frames(write(tmp_path / "grey.mkv", [noise((77, 91), 2)] * 2, "ffv1", "gray"), []))
     assert grey.rgb().shape == (77, 91, 3)
@@ -691,29 +702,29 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
         run(tmp_path / "src", tmp_path / "dst")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_whole_folders_and_the_next_one_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
     for name in ("1", "2", "3"):
         write(src / f"{name}.avi", moving(6 if name == "1" else 16, side=30))
     command = [sys.executable, made.__file__, str(src), str(dst), "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    # A group of its own, so that the signal reaches the workers too, as a terminal's does.
+    # A group of its own, so that Ctrl-C reaches the workers too, as a terminal's does.
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 600
     while not (dst / "1").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # into the second video
-    if how == signal.SIGKILL:
-        running.kill()
-    else:
+    if how == signal.SIGINT:
         os.killpg(running.pid, how)
+    else:
+        running.send_signal(how)
     _, errors = running.communicate(timeout=600)
     assert sorted(path.name for path in dst.iterdir() if path.is_dir()) == [".prepared", "1"]
     assert len(list((dst / "1").iterdir())) == 6
     assert "Traceback" not in errors
-    if how == signal.SIGINT:
-        assert running.returncode == 130
+    if how != signal.SIGKILL:
+        assert running.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
         assert errors.count("\n") == 1
         assert "the same command goes on" in errors
         assert [row["status"] for row in rows(dst)] == ["done", "not reached", "not reached"]
