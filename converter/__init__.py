@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from converter.conversion import convert
     from converter.errors import CaffezooWarning, ConversionError
     from converter.net import CaffeNet
+    from converter.preprocess import Preprocess
     from converter.write.output import save_caffemodel
 
 __version__ = "0.1.0"
-__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "convert", "read_blobs", "read_mean", "save_caffemodel"]
+__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "Preprocess", "convert", "read_blobs", "read_mean", "save_caffemodel"]
 
 _HOMES = {
     "convert": "converter.conversion",
     "CaffezooWarning": "converter.errors",
     "ConversionError": "converter.errors",
     "CaffeNet": "converter.net",
+    "Preprocess": "converter.preprocess",
     "read_blobs": "converter.build.matching",
     "read_mean": "converter.build.matching",
     "save_caffemodel": "converter.write.output",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -18,7 +18,8 @@ from converter.build.matching import Plan, changed, match, open_weights, tensor_
 from converter.errors import CaffezooWarning, GraphError, UnsupportedError, shown, some
 from converter.files import head
 from converter.layers import Filler, layer_type
-from converter.net import CaffeNet, Preprocess, StoredLayer
+from converter.net import CaffeNet, StoredLayer
+from converter.preprocess import Preprocess
 from converter.read.caffemodel import Weights
 from converter.read.prototxt import read_prototxt
 from converter.read.upgrade import LayerSpec, NetSpec
@@ -269,16 +270,32 @@ def _tie(net: CaffeNet, values: dict[str, Tensor]) -> None:
 
 
 def preprocess_of(graph: Graph) -> Preprocess | None:
-    """What the first data layer says of its images."""
+    """What the first data layer with a transform_param says of its images, as Caffe's DataTransformer does it in the phase TEST.
+
+    Images keep their size and are cropped (WindowData warps its windows to the crop; ImageData may resize first). Without a
+    crop they have the input's size. None where no layer says anything, or where the input has neither 1 nor 3 channels.
+    """
     for spec in graph.sources:
-        if spec.message.HasField("transform_param") and spec.message.top:
-            t = spec.message.transform_param
-            return Preprocess(
-                spec.message.top[0],
-                t.scale,
-                tuple(t.mean_value),
-                t.mean_file if t.HasField("mean_file") else None,
-                t.crop_size or None,
-                "gray" if t.force_gray or (spec.type == "ImageData" and not spec.message.image_data_param.is_color) else "BGR",
-            )
+        if not spec.message.HasField("transform_param") or not spec.message.top:
+            continue
+        shape = graph.inputs.get(spec.message.top[0], ())
+        if len(shape) != 4 or shape[1] not in (1, 3):
+            return None
+        transform, images = spec.message.transform_param, spec.message.image_data_param
+        crop = (transform.crop_size, transform.crop_size) if transform.crop_size else None
+        resize: tuple[int, int] | Literal["keep"] = "keep"
+        if images.new_height and images.new_width:
+            resize = (images.new_height, images.new_width)
+        means = tuple(transform.mean_value) or (0.0,)
+        if len(means) not in (1, shape[1]):
+            graph.notes.append(f"{spec} has {len(means)} mean_value for {shape[1]} channels, which Caffe refuses: preprocess is None")
+            return None
+        return Preprocess(
+            size=crop or (shape[2], shape[3]),
+            channels="GRAY" if shape[1] == 1 else "BGR",
+            mean=transform.mean_file if transform.HasField("mean_file") else means * (shape[1] // len(means)),
+            source="the prototxt's transform_param",
+            scale=transform.scale,
+            resize=resize if crop and spec.type != "WindowData" else None,
+        )
     return None

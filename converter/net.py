@@ -6,40 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a prototxt's transform_param says of an input: x = (pixels in 0..255 - mean) * scale.
-
-    mean has one value for all channels or one each, in the data's own order; mean_file is a mean.binaryproto (see
-    read_mean). Caffe reads images with OpenCV: their channels are blue, green, red.
-    """
-
-    blob: str
-    scale: float = 1.0
-    mean: tuple[float, ...] = ()
-    mean_file: str | None = None
-    crop_size: int | None = None
-    channel_order: str = "BGR"
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) or (C, H, W) of pixel values in 0..255, channels in channel_order -> what the net takes.
-
-        Raises:
-            ValueError: the mean is in a file.
-        """
-        if self.mean_file is not None:
-            raise ValueError(f"the mean is the file {self.mean_file!r}: subtract read_mean(path) yourself, before the scale {self.scale}")
-        x = pixels.to(torch.get_default_dtype())
-        if self.mean:
-            x = x - torch.tensor(self.mean, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
-        return x * self.scale
+    from converter.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -75,7 +47,7 @@ class CaffeNet(nn.Module):
         input_shapes: the shapes that the prototxt states; any batch size runs, and any image size where the layers allow.
         layer_names: Caffe's layer name for each child's name ('.', quotes and control characters become '_', a taken name
             or a keyword gets a trailing '_').
-        preprocess: what the prototxt says of the input, or None.
+        preprocess: what the prototxt's transform_param says of the images, net.preprocess(image); or None.
         notes: what was ignored in the files, and why.
 
     Steps read and write numbered versions of blobs; `versions` has the blob's name for each, the last one is the blob.

@@ -114,7 +114,7 @@ def as_json(config: object) -> Any:
     """The record as JSON values; functions are left out."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = ((each.name, getattr(config, each.name)) for each in dataclasses.fields(config))
-        return {name: as_json(value) for name, value in values if not callable(value)}
+        return {name: as_json(value) for name, value in values if dataclasses.is_dataclass(value) or not callable(value)}
     if isinstance(config, Mapping):
         return {key: as_json(value) for key, value in config.items()}
     return [as_json(value) for value in config] if isinstance(config, (list, tuple)) else config

@@ -27,7 +27,7 @@ from finetune.errors import FinetuneError, SizesDiffer
 from finetune.labels import LABEL_ORDERS, canonical
 from finetune.overrides import changed
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

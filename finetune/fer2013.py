@@ -20,7 +20,7 @@ from finetune.config import Augment, Training, as_json
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.overrides import changed
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -369,7 +369,8 @@ def input_of(recipe: Recipe) -> Preprocess:
     model: Any = zoo.load_caffe(recipe.arguments["prototxt"], classifier=recipe.arguments.get("classifier"))
     said: Preprocess | None = model.card.preprocess
     if said is None:
-        raise FinetuneError(f"{recipe.arguments['prototxt']}: its input has not three channels, which a recipe's images have")
+        raise FinetuneError(f"{recipe.arguments['prototxt']}: its input is {dict(model.input_shapes)}; a recipe needs (N, 1 or 3, H, W)")
+    said = replace(said, resize=None) if said.resize == "keep" else said  # the whole face, not the middle of a small image
     return said if recipe.input == UNSAID else replace(recipe.input, size=said.size)
 
 

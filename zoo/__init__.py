@@ -7,7 +7,8 @@ And the user's own: zoo.load("runs/a") is what finetune left in that folder, zoo
 zoo.save_caffe(model, prototxt, caffemodel) goes back.
 """
 
-from zoo.cards.record import LocalCard, Preprocess
+from converter.preprocess import Preprocess
+from zoo.cards.record import LocalCard
 from zoo.cards.registry import card_of as info
 from zoo.cards.registry import list_models
 from zoo.errors import ZooError

@@ -39,6 +39,9 @@ def _add_input(net: Any, spec: LayerSpec, inputs: dict[str, tuple[int, ...]]) ->
         layer.transform_param.CopyFrom(spec.message.transform_param)
         if spec.type == "ImageData" and not spec.message.image_data_param.is_color:
             layer.transform_param.force_gray = True
+        images = spec.message.image_data_param
+        if images.new_height and images.new_width:
+            layer.image_data_param.new_height, layer.image_data_param.new_width = images.new_height, images.new_width
 
 
 def text_of(message: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +39,7 @@ def metadata(net: CaffeNet, graph: Graph, hashes: dict[str, str]) -> dict[str, s
         "inputs": json.dumps({name: list(shape) for name, shape in graph.inputs.items()}),
         "outputs": json.dumps(graph.outputs),
         "layer_names": json.dumps({step.key: step.spec.name for step in graph.steps if step.blobs}),
-        "preprocess": json.dumps(None if net.preprocess is None else vars(net.preprocess)),
+        "preprocess": json.dumps(None if net.preprocess is None else asdict(net.preprocess)),
     }
     names = {name: name.encode("utf-8", "backslashreplace").decode() for name in hashes}  # JSON has no other bytes
     return {**facts, **{f"sha256.{names[name]}": digest for name, digest in hashes.items()}}

@@ -20,7 +20,7 @@ from finetune.images.task import EVALUATED, Embed
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from finetune.train.augment import augmented, draw, shrunk, size_of, view
 from finetune.train.loop import Predict, generator, predictor
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 from zoo.errors import CacheError
 from zoo.files.store import home
 

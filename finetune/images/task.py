@@ -14,7 +14,7 @@ from finetune.images.data import Expressions
 from finetune.runs.metrics import mean_log_probability
 from finetune.train.augment import Augment, augmented, draw, shrunk, size_of, ten_crop, view
 from finetune.train.loop import Predict, generator, predictor
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 EVALUATED = 256  # images a batch where no gradient is kept
 
@@ -52,7 +52,7 @@ class ImageTask:
         return (augmented(self.of("train", rows), draws[0], self.augment, self.spec),)
 
     def logits(self, predict: Predict, split: str, cut: tuple[float, float, float, bool] | None = None) -> Tensor:
-        """(n, K) of one view of the split's images: what zoo.preprocess() shows unless `cut` says otherwise (augment.view)."""
+        """(n, K) of one view of the split's images: what the spec shows unless `cut` says otherwise (augment.view)."""
         return predict(lambda rows: (view(self.of(split, rows), self.spec, cut),), len(self.splits[split]), EVALUATED)
 
     def ten_crop(self, predict: Predict, split: str, part: float) -> Tensor:

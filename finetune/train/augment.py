@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from finetune.config import Augment
 from finetune.errors import FinetuneError
-from zoo.cards.record import Preprocess
-from zoo.preprocess import LUMA
+from zoo import Preprocess
 
 COLUMNS = (
     "flip", "scale", "x", "y", "angle", "left", "right", "top", "bottom", "hue", "saturation", "exposure", "brightness", "contrast",
@@ -47,7 +46,7 @@ def view(images: Tensor, spec: Preprocess, cut: tuple[float, float, float, bool]
     """One fixed view of (N, H, W) or (N, 3, H, W) uint8 images -> float32 (N, C, *spec.size).
 
     `cut` is (scale, x, y, mirrored): the side of the part, its centre from -1 (left, top) to 1 within what the image allows;
-    None is what zoo.preprocess() shows: the whole image, or its middle where spec.resize is larger than spec.size.
+    None is what the spec itself shows: the whole image, or its middle where spec.resize is larger than spec.size.
     """
     scale, x, y, mirrored = cut or (middle(spec), 0.0, 0.0, False)
     matrix = torch.tensor([[-scale if mirrored else scale, 0.0, x * (1 - scale)], [0.0, scale, y * (1 - scale)]])
@@ -62,7 +61,7 @@ def ten_crop(part: float) -> list[tuple[float, float, float, bool]]:
 
 def middle(spec: Preprocess) -> float:
     """The side of the middle that a spec with a centre crop shows, as a part of the image's; 1 for the others."""
-    if spec.resize is None:
+    if spec.resize is None or spec.resize == "keep":
         return 1.0
     whole = spec.resize if isinstance(spec.resize, tuple) else (spec.resize, spec.resize)
     parts = {part / side for part, side in zip(size_of(spec), whole, strict=True)}
@@ -171,12 +170,7 @@ def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
     """(N, 1 or 3, H, W) RGB in 0..255 -> (N, C, H, W) in the net's channel order, minus its mean, times its scale."""
     if isinstance(spec.mean, str):
         raise FinetuneError(f"the mean is an image in the file {spec.mean}; a recipe takes a number for each channel")
-    if spec.channels == "GRAY" and pixels.shape[1] == 3:
-        pixels = (pixels * torch.tensor(LUMA, device=pixels.device).view(3, 1, 1)).sum(1, keepdim=True)
-    elif spec.channels == "BGR" and pixels.shape[1] == 3:
-        pixels = pixels.flip(1)
-    mean = torch.tensor(spec.mean, device=pixels.device).view(1, -1, 1, 1)
-    return ((pixels - mean) * torch.tensor(spec.scale, device=pixels.device).view(-1, 1, 1)).contiguous()
+    return spec.normalised(pixels)
 
 
 def shrunk(images: Tensor, size: Sequence[int]) -> Tensor:

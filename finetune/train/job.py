@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finetune.config import Training, as_json
 from finetune.errors import FinetuneError
 from finetune.protocol import Data, Plan
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -210,7 +210,7 @@ def test_the_net_s_own_prototxt_makes_the_same_net(case: str, tmp_path: Path) ->
 TRAINED = """name: "with \\"quotes\\" and \\n"
 layer { name: "data" type: "ImageData" top: "data" top: "label" include { phase: TEST stage: "val" }
   transform_param { scale: 0.00390625 mean_value: 127.5 crop_size: 24 }
-  image_data_param { source: "list.txt" batch_size: 2 is_color: false } }
+  image_data_param { source: "list.txt" batch_size: 2 is_color: false new_height: 32 new_width: 28 } }
 layer { name: "data" type: "Data" top: "data" include { phase: TRAIN } }
 layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 5 } }
 layer { name: "drop" type: "Dropout" bottom: "fc" top: "fc" exclude { phase: TEST } }"""
@@ -223,7 +223,7 @@ def test_a_training_net_becomes_the_deploy_net_of_its_phase_and_stage(tmp_path: 
     assert "include" not in net.prototxt and "label" not in net.prototxt
     assert again.name == net.name == 'with "quotes" and \n'
     assert again.input_shapes == {"data": (2, 1, 24, 24)}
-    assert again.preprocess == net.preprocess and net.preprocess is not None and net.preprocess.channel_order == "gray"
+    assert again.preprocess == net.preprocess and net.preprocess is not None and net.preprocess.channels == "GRAY"
     assert list(again.layer_names) == ["fc"]
 
 

@@ -17,6 +17,7 @@ from converter.build.meta import QuickMeta
 from converter.conversion import assemble, convert, load
 from converter.errors import CaffezooWarning, ConversionError, GraphError, UnsupportedError
 from converter.net import CaffeNet
+from converter.preprocess import Preprocess
 from converter.read.prototxt import parse_prototxt
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -472,15 +473,9 @@ def test_the_data_layer_says_how_images_are_prepared(tmp_path: Path) -> None:
     )
     preprocess = convert(path).preprocess
     assert preprocess is not None
-    assert (preprocess.blob, preprocess.scale, preprocess.mean, preprocess.crop_size, preprocess.channel_order) == (
-        "data",
-        0.5,
-        (10, 20, 30),
-        4,
-        "BGR",
-    )
-    pixels = torch.full((2, 3, 4, 4), 50)
-    assert preprocess(pixels)[:, :, 0, 0].tolist() == [[20, 15, 10]] * 2
+    expected = Preprocess((4, 4), "BGR", (10, 20, 30), "the prototxt's transform_param", 0.5, resize="keep")
+    assert preprocess == expected
+    assert preprocess(torch.full((3, 6, 7), 50, dtype=torch.uint8))[:, 0, 0].tolist() == [20, 15, 10]
     path.write_text(X + lay("relu", "Power", "x", "y"))
     assert convert(path).preprocess is None
 

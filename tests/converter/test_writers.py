@@ -137,7 +137,7 @@ def test_metadata_name_the_sources_and_what_the_net_is(tmp_path: Path) -> None:
     assert json.loads(facts["outputs"]) == ["conv"]
     assert json.loads(facts["inputs"]) == {"data": [2, 3, 6, 6]}
     preprocess = json.loads(facts["preprocess"])
-    assert (preprocess["scale"], preprocess["mean"], preprocess["crop_size"], preprocess["channel_order"]) == (0.5, [1, 2, 3], 6, "BGR")
+    assert (preprocess["scale"], preprocess["mean"], preprocess["size"], preprocess["channels"]) == (0.5, [1, 2, 3], [6, 6], "BGR")
 
 
 def test_a_file_name_that_is_not_utf8_does_not_make_the_output_unreadable(tmp_path: Path) -> None:

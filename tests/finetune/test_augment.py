@@ -15,8 +15,7 @@ from torchvision.transforms import functional as TF
 
 from finetune.config import Augment
 from finetune.train.augment import COLUMNS, augmented, draw, in_hsv, matrices, resampled, shrunk, ten_crop, view
-from zoo.cards.record import Preprocess
-from zoo.preprocess import preprocess
+from zoo import Preprocess
 
 RAW = Preprocess((48, 48), "RGB", (0.0, 0.0, 0.0), "test")
 PLAIN = Augment()
@@ -51,7 +50,7 @@ def drawn(count: int = 1, **values: float) -> Tensor:
 def test_without_draws_the_input_is_what_the_zoo_prepares(spec: Preprocess, colour: bool) -> None:
     images = faces(3, colour=colour)
     rgb = images if colour else images[:, None].expand(-1, 3, -1, -1)
-    expected = torch.stack([preprocess(spec, image) for image in rgb])
+    expected = torch.stack([spec(image) for image in rgb])
     for found in (view(images, spec), augmented(images, drawn(3), PLAIN, spec)):
         assert found.shape == (3, 3, *spec.size) and found.dtype == torch.float32  # type: ignore[misc]
         torch.testing.assert_close(found / spec.scale, expected / spec.scale, atol=2e-3, rtol=0)

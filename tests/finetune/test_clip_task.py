@@ -18,7 +18,7 @@ from finetune.config import Augment, Sampling, Training
 from finetune.images.task import Classify
 from finetune.train.augment import view
 from finetune.train.loop import accelerator_for, generator, predictor
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5, 120.0, 110.0), "test", (1 / 64, 1 / 32, 1 / 16))
 SHORT = Sampling(frames=4, stride=2)

@@ -29,8 +29,9 @@ from finetune.protocol import plan_clips
 from finetune.runs.folder import Run
 from finetune.runs.metrics import read_predictions
 from finetune.train.loop import optimizer_for, rate
+from zoo import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import Network, Preprocess
+from zoo.cards.record import Network
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 EMOTIW = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")

@@ -24,7 +24,7 @@ from finetune.images.task import ImageTask
 from finetune.runs.folder import Run
 from finetune.train.augment import view
 from finetune.train.loop import Progress, Stopped, Trainer, accelerator_for, batch_size, freeze, generator, optimizer_for, rate
-from zoo.cards.record import Preprocess
+from zoo import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5,) * 3, "test", 1 / 64)
 PLAIN = Training(epochs=3, batch_size=16, lr=0.05, precision="no", channels_last=False)

@@ -19,7 +19,6 @@ from zoo.files import drive
 from zoo.models.caffe import build
 from zoo.models.export import WITHOUT_A_CARD
 from zoo.models.named import PROTOTXTS
-from zoo.preprocess import preprocess
 
 CARDS = [zoo.info(name) for name in zoo.list_models()]
 LENGTHS = {"sha256": 64, "sha384": 96, "sha1": 40, "md5": 32, "git-blob-sha1": 40}
@@ -114,10 +113,10 @@ def test_the_mean_image_becomes_zeros_and_red_lands_in_its_channel(card: Card) -
     rgb = spec.mean[::-1] if spec.channels == "BGR" else spec.mean
     height, width = spec.size or (10, 12)
     image = np.broadcast_to(np.round(rgb).astype(np.uint8), (height + 40, width + 20, 3))
-    result = preprocess(spec, image)
+    result = spec(image)
     assert result.shape == (3, height, width) if spec.size else (3, 50, 32)
     assert result.abs().max() <= 0.5 * spec.scale + 1e-4  # what rounding to whole pixel values leaves
-    red = preprocess(spec, np.broadcast_to(np.array([255, 0, 0], np.uint8), image.shape)) - result
+    red = spec(np.broadcast_to(np.array([255, 0, 0], np.uint8), image.shape)) - result
     expected = ["BGR", "RGB"].index(spec.channels) * -2 + 2  # the last channel of BGR, the first of RGB
     assert red.mean((1, 2)).argmax() == expected
     assert (red.mean((1, 2))[expected] + spec.mean[expected] * 0 > 0).all()
@@ -127,7 +126,7 @@ def test_vgg_faces_means_stand_in_the_nets_order() -> None:
     spec = zoo.info("vgg_face").preprocess
     assert (spec.channels, spec.mean) == ("BGR", (93.5940, 104.7624, 129.1863))
     rgb = torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1).expand(3, 224, 224)
-    blue, green, red = preprocess(spec, rgb)[:, 0, 0].tolist()
+    blue, green, red = spec(rgb)[:, 0, 0].tolist()
     assert (blue, green, red) == pytest.approx((50 - 93.5940, 100 - 104.7624, 200 - 129.1863), abs=1e-4)
 
 

@@ -188,8 +188,15 @@ def test_a_mean_image_has_to_be_said_and_other_inputs_have_no_preprocessing(tmp_
         zoo.load_caffe(prototxt, input_shapes={"data": (1, 3, 8, 8)})
     spec = zoo.Preprocess((8, 8), "BGR", (1.0, 2.0, 3.0), "this test")
     assert zoo.load_caffe(prototxt, input_shapes={"data": (1, 3, 8, 8)}, preprocess=spec).card.preprocess is spec
-    gray = HEAD.replace("dim: 3", "dim: 1")
-    assert zoo.load_caffe(files(tmp_path, gray, CONV, FC)[0]).preprocess is None
+    five = HEAD.replace("dim: 3", "dim: 5")
+    assert zoo.load_caffe(files(tmp_path, five, CONV, FC)[0]).preprocess is None
+
+
+def test_a_net_of_one_channel_takes_grey_images_as_they_are(tmp_path: Path) -> None:
+    model = zoo.load_caffe(files(tmp_path, HEAD.replace("dim: 3", "dim: 1"), CONV, FC)[0])
+    grey = rgb()[:, :, 0]
+    assert model.preprocess(grey).tolist() == [grey.tolist()]
+    assert model(model.preprocess(grey)[None]).shape[0] == 1
 
 
 def test_a_caffemodel_alone_brings_its_own_net() -> None:

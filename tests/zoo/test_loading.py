@@ -16,8 +16,9 @@ import torch
 from misbehaving import Server
 
 import zoo
+from converter.preprocess import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Preprocess, Terms
+from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Terms
 from zoo.errors import FetchError, LoadError, Offline, ProofError, TermsNotAccepted, UnknownModel, Unverified
 from zoo.models.named import labels
 
@@ -406,13 +407,11 @@ def test_pixels_of_the_right_size_are_not_resampled() -> None:
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cut_out() -> None:
-    from zoo.preprocess import preprocess
-
     spec = Preprocess((4, 4), "RGB", (0.0, 0.0, 0.0), "this test", resize=6)
     wide = np.zeros((12, 40, 3), np.uint8)
     wide[:, 18:22] = 200  # the middle
-    assert preprocess(spec, wide)[0, :, 1:3].min() > 100
-    assert preprocess(spec, wide.transpose(1, 0, 2).copy())[0, 1:3, :].min() > 100
+    assert spec(wide)[0, :, 1:3].min() > 100
+    assert spec(wide.transpose(1, 0, 2).copy())[0, 1:3, :].min() > 100
 
 
 @pytest.mark.parametrize(
@@ -420,9 +419,8 @@ def test_the_shorter_side_is_resized_and_the_centre_cut_out() -> None:
     [
         (np.zeros((8, 8, 3), np.float32), "uint8 in 0..255, not torch.float32"),
         (torch.zeros(3, 8, 8), "uint8 in 0..255, not torch.float32"),
-        (np.zeros((8, 8), np.uint8), r"array is \(height, width, 3\)"),
         (np.zeros((3, 8, 8), np.uint8), r"array is \(height, width, 3\)"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"tensor is \(3, height, width\)"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), r"tensor is \(3, height, width\)"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"tensor is \(3, height, width\)"),
         ("photo.jpg", "not str"),
     ],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Preprocess, Terms
+from converter.preprocess import Preprocess
+from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Terms
 
 # --- VGG-Face ----------------------------------------------------------------------------------------------------
 

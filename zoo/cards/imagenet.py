@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.cards.record import Card, Checksum, File, Mirror, Network, Preprocess, Terms
+from converter.preprocess import Preprocess
+from zoo.cards.record import Card, Checksum, File, Mirror, Network, Terms
 
 _OMZ = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public"
 _MODEL_YML = "openvinotoolkit/open_model_zoo 2021.4.2, models/public/{}/model.yml"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from converter.preprocess import Preprocess
+
 Algorithm = Literal["sha256", "sha384", "sha1", "md5", "git-blob-sha1"]
 
 
@@ -60,25 +62,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """How an RGB image in 0..255 becomes the net's input: resize, crop, reorder, subtract `mean`, multiply by `scale`.
-
-    `resize` is (height, width), one number for the shorter side, or None; `size` is the (height, width) of the centre
-    crop, or of the whole image where `resize` is None, or None where the net takes any size. `mean` is in 0..255 and in
-    the net's channel order; where the authors subtract a mean image, it is the name of that File, a binaryproto of the
-    size `resize`. `scale` is one number, or one for each channel in the net's order. "GRAY" is one channel, made of R, G, B
-    as OpenCV makes it (0.299, 0.587, 0.114); an image that is grey already stays what it is.
-    """
-
-    size: tuple[int, int] | None
-    channels: Literal["BGR", "RGB", "GRAY"]
-    mean: tuple[float, ...] | str
-    source: str
-    scale: float | tuple[float, ...] = 1.0
-    resize: tuple[int, int] | int | None = None
-
-
-@dataclass(frozen=True)
 class Terms:
     """What the authors allow, in our words, and who says so. `ask`: the user has to agree before the first use."""
 
@@ -116,7 +99,7 @@ class LocalCard:
     path: Path  # the run folder, or the prototxt
     architecture: str  # a public class of the package architectures, or "caffe"
     arguments: Mapping[str, Any]  # that it is built with
-    preprocess: Preprocess | None  # None where the input is no image of three channels
+    preprocess: Preprocess | None  # None where the input is no image
     classifier: str | None = None  # of a Caffe net: the layer that num_classes replaces, where it is clear which
     labels: tuple[str, ...] = ()
     recipe: str = ""

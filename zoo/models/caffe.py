@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cards.record import LocalCard, Preprocess
+from converter.preprocess import Preprocess
+from zoo.cards.record import LocalCard
 from zoo.errors import LoadError
-from zoo.preprocess import preprocess as prepare_image
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +44,9 @@ def load_caffe(
     its weights, and the pair is a Caffe net again.
 
     `model.preprocess` takes an image (as zoo.load's does) and does what `preprocess` says or, without it, what the prototxt's
-    transform_param says; where that says nothing, BGR in 0..255 of the input's size: the values that Caffe reads from
-    a file. It is None where the input has not three channels. `model.card` is a LocalCard; `model.labels` is ().
+    transform_param says; where that says nothing, BGR in 0..255 of the input's size, grey where the input has one channel:
+    the values that Caffe reads from a file. It is None where the input has neither 1 nor 3 channels. `model.card` is a
+    LocalCard; `model.labels` is ().
 
     Raises LoadError: the files do not convert (with converter's own message), the net has several inputs or outputs, it is
     not clear which layer gives the classes, or the mean is in a file.
@@ -57,8 +57,7 @@ def load_caffe(
     spec = preprocess if preprocess is not None else _preprocess(model)
     path = Path(prototxt if prototxt is not None else weights or "")
     model.card = LocalCard(model.name or path.stem, f"{model.name or path.stem} (Caffe)", path, "caffe", {}, spec, layer)  # type: ignore[assignment]
-    # CaffeNet has a `preprocess` of its own; like any model of the zoo this one takes images.
-    model.preprocess = None if spec is None else functools.partial(prepare_image, spec)  # type: ignore[assignment]
+    model.preprocess = spec
     model.labels = ()  # type: ignore[assignment]
     return model.to(device=device, dtype=dtype).eval()
 
@@ -175,19 +174,17 @@ def _classifier(graph: Graph, logits: int, named: str | None, *, needed: bool) -
 
 
 def _preprocess(net: CaffeNet) -> Preprocess | None:
-    """What the prototxt says of its images, in the zoo's form."""
+    """What the prototxt says of its images or, where it says nothing, what Caffe reads from a file: BGR or grey in 0..255."""
     (shape,) = net.input_shapes.values()
-    if len(shape) != 4 or shape[1] != 3:
+    if len(shape) != 4 or shape[1] not in (1, 3):
         return None
     said = net.preprocess
     if said is None:
-        return Preprocess((shape[2], shape[3]), "BGR", (0.0, 0.0, 0.0), "the prototxt says nothing: Caffe's BGR in 0..255")
-    if said.mean_file is not None:
+        source = "the prototxt says nothing: pixels in 0..255, as Caffe reads them"
+        return Preprocess((shape[2], shape[3]), "GRAY" if shape[1] == 1 else "BGR", (0.0,) * shape[1], source)
+    if isinstance(said.mean, str):
         raise LoadError(
-            f"the prototxt subtracts the mean image {said.mean_file!r}; say what the model is to do with preprocess=, such as"
+            f"the prototxt subtracts the mean image {said.mean!r}; say what the model is to do with preprocess=, such as"
             ' zoo.Preprocess(size=(224, 224), channels="BGR", mean=tuple(converter.read_mean(FILE).mean((1, 2))), source="...")'
         )
-    means = said.mean * 3 if len(said.mean) == 1 else said.mean or (0.0, 0.0, 0.0)
-    if len(means) != 3 or said.channel_order != "BGR":
-        return None
-    return Preprocess((shape[2], shape[3]), "BGR", (means[0], means[1], means[2]), "the prototxt's transform_param", said.scale)
+    return said

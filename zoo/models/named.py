@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import logging
@@ -20,7 +19,6 @@ from zoo.files import store as cache
 from zoo.files.fetch import fetch
 from zoo.models.runs import is_run, load_run
 from zoo.models.weights import caffe_net, fill, hand_written, keys_of
-from zoo.preprocess import preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -54,20 +52,22 @@ def load(
     """
     if num_classes is not None and num_classes < 1:
         raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+    from converter import read_mean
+
     if is_run(name):
         run = load_run(Path(name), pretrained=pretrained, num_classes=num_classes)
         return run.to(device=device, dtype=dtype).eval()
     card = registry.card_of(str(name))
-    mean = None
+    preprocess = card.preprocess
     if pretrained:
         files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified)
         model = _with_weights(card, files, num_classes)
         if isinstance(card.preprocess.mean, str):
-            mean = _mean_image(files[card.preprocess.mean])
+            preprocess = preprocess.with_mean_image(read_mean(files[card.preprocess.mean]))
     else:
         model = _structure(card, num_classes)
-    # CaffeNet has a `preprocess` of its own, from its prototxt; the card knows more.
-    model.preprocess = functools.partial(preprocess, card.preprocess, mean_image=mean)  # type: ignore[assignment]
+    # A CaffeNet has what its prototxt says; the card knows more.
+    model.preprocess = preprocess  # type: ignore[assignment]
     model.card = card  # type: ignore[assignment]
     model.labels = labels(card) if num_classes is None else ()  # type: ignore[assignment]
     return model.to(device=device, dtype=dtype).eval()
@@ -178,11 +178,3 @@ def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
             temporary.chmod(like.stat().st_mode)
     except (OSError, SafetensorError) as error:
         log.warning("the converted weights are not cached: %s", error)
-
-
-def _mean_image(path: Path) -> Tensor:
-    import torch
-
-    from converter import read_mean
-
-    return torch.from_numpy(read_mean(path).copy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from architectures.contract import nets
+from converter.preprocess import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import LocalCard, Preprocess
+from zoo.cards.record import LocalCard
 from zoo.errors import LoadError
 from zoo.files.store import digests
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
-from zoo.preprocess import preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,8 +50,7 @@ def load_run(folder: Path, *, pretrained: bool, num_classes: int | None) -> nn.M
     outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
     if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
         raise LoadError(f"{folder / 'card.json'}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
-    assert card.preprocess is not None
-    model.preprocess = functools.partial(preprocess, card.preprocess)
+    model.preprocess = card.preprocess
     model.card = card
     model.labels = card.labels if num_classes is None else ()
     return model
