@@ -7,7 +7,9 @@ same name, which is what printing a module and writing it as Python source rely 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -36,6 +38,21 @@ class CaffeModule(nn.Module):
 def aligned(x: Tensor, like: Tensor, axis: int) -> Tensor:
     """x with axes of length 1 behind it, so that its first axis lies on `axis` of like."""
     return x.reshape(x.shape + (1,) * (like.dim() - axis - x.dim()))
+
+
+def kept_boxes(boxes: Tensor, suppresses: Callable[[Tensor, Tensor], Tensor], most: int = 0) -> Tensor:
+    """Greedy non-maximum suppression: the places of the boxes (n, 4) that stay, which stand in the order of falling scores.
+
+    Args:
+        suppresses: of a box (4,) that stays and later ones (m, 4): which of those it drops, (m,) bool.
+        most: so many boxes at most; 0: all that stay.
+    """
+    left, kept = torch.arange(len(boxes)), list[int]()
+    while len(left) and (not most or len(kept) < most):
+        first, left = int(left[0]), left[1:]
+        kept.append(first)
+        left = left[~suppresses(boxes[first], boxes[left])]
+    return torch.tensor(kept, dtype=torch.long)
 
 
 class Shared(nn.Module):

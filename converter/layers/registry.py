@@ -18,6 +18,7 @@ from converter.read.upgrade import LayerSpec
 
 ENGINE = {"engine": "chooses an implementation, not a result"}
 TRAINING = "used in training only"
+_PYTHON = {"module": "names the type", "layer": "names the type", "share_in_parallel": "chooses how it runs, not a result"}
 
 # Fields of the layer itself that forks add and that do not change what it computes.
 _FORK_FIELDS = {
@@ -174,7 +175,7 @@ def layer(
 
     Args:
         name: LayerParameter.type; "Python:module.Class" for the Python layer of this class.
-        message: the field of LayerParameter that holds its parameters.
+        message: the field of LayerParameter that holds its parameters; a Python layer's is python_param.
         bottoms: least and most; None: any number.
         ignored: fields of the message that change nothing that we compute, and why.
         origin: where the type comes from, for docs/layers.md: "BVLC", or forks, such as "SSD" or "Intel, NVIDIA".
@@ -183,6 +184,9 @@ def layer(
         is_loss: Caffe gives it a top where the file names none.
         removed: why the layer is left out of the net.
     """
+
+    if name.startswith("Python:"):
+        message, ignored = "python_param", {**_PYTHON, **(ignored or {})}
 
     def register(function: F) -> F:
         if name in _TYPES:

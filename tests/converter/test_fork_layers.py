@@ -11,35 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import CASES, assert_as_caffe, converted, files, inputs
+from one_layer import close, draw, net_of
 from torch import Tensor
 from torchvision.ops import batched_nms, ps_roi_pool
 
-from converter import CaffeNet, ConversionError, convert
-from converter.write.encode import write_caffemodel
+from converter import ConversionError, convert
 
 PER_ITEM = ["Axpy", "ConvolutionDepthwise", "DepthwiseConvolution", "Interp", "Normalize", "ReLU6", "Reorg", "ShuffleChannel", "Upsample"]
 TYPES = [*PER_ITEM, "DetectionOutput", "Permute", "PriorBox", "ROIPooling"]
 FORKS = [case for case in CASES if case.rsplit("-", 1)[0] in TYPES]
-
-
-def net_of(folder: Path, layer: str, *shapes: tuple[int, ...], tops: int = 1, blobs: list[Any] | None = None) -> CaffeNet:
-    """A net of one layer `op` on inputs of these shapes."""
-    lines = [f'input: "in{i}" input_shape {{ {" ".join(f"dim: {d}" for d in shape)} }}' for i, shape in enumerate(shapes)]
-    ends = [f'bottom: "in{i}"' for i in range(len(shapes))] + [f'top: "out{i}"' for i in range(tops)]
-    prototxt = folder / "net.prototxt"
-    prototxt.write_text("\n".join([*lines, f'layer {{ name: "op" {" ".join(ends)} {layer} }}']))
-    if blobs is None:
-        return convert(prototxt)
-    write_caffemodel(folder / "net.caffemodel", [("op", "any", blobs)])
-    return convert(prototxt, folder / "net.caffemodel")
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def close(got: Tensor, want: Any, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(got, torch.as_tensor(want, dtype=got.dtype), rtol=0, atol=atol)
 
 
 # ------------------------------------------------------------------------------------------------- golden cases
