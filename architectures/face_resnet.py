@@ -81,9 +81,22 @@ class FaceResNet(FaceResNetTrunk):
     Input: as the weights were trained; the older project's recipes normalise RGB in [0, 1]. BatchNorm follows the five
     convolutions outside of the blocks. `conv_dropout` is the rate of the dropout on feature maps, after conv1_a and after
     layer2: 0.4 in the older project's "conv dropout" net, 0 turns it off. With `cnn` the convolutions and fc5 begin with its
-    weights; its PReLUs have no counterpart here, and the BatchNorms are new.
+    weights; its PReLUs have no counterpart here, and the BatchNorms are new. zoo/prototxt/face_resnet.prototxt is the net in Caffe's
+    layers.
     """
 
+    FROM_CAFFE: ClassVar[dict[str, str | None]] = {
+        **{
+            f"{kind}{place}": f"{path}{place}"
+            for place in ("1_a", "1_b", "2", "3", "4") for kind, path in (("conv", "conv"), ("bn", "bn"), ("scale", "bn"))
+        },
+        **{
+            f"layer{layer}_{block}_{conv}": f"layer{layer}.{block}.{conv}"
+            for layer, blocks in ((1, 1), (2, 2), (3, 5), (4, 3)) for block in range(blocks) for conv in ("conv1", "conv2")
+        },
+        "fc5_new": "fc5_new",
+        "fc8_final": "fc8_final",
+    }  # fmt: skip
     CLASSIFIER: ClassVar[str] = "fc8_final"
     ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("fc8_final",)
     FROM_CENTER_LOSS: ClassVar[dict[str, str | None]] = {

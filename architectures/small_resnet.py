@@ -1,7 +1,7 @@
 """ResNet-18 for images of 32 to 64 pixels: a 3×3 stem at full size, without the pool, above it torchvision's blocks.
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016; the stem is that of their nets for CIFAR-10 (section 4.2).
-No Caffe net and no weights belong to it: it is what a recipe compares pretrained nets with.
+No weights are published for it: it is what a recipe compares pretrained nets with.
 """
 
 from __future__ import annotations
@@ -17,8 +17,22 @@ class SmallResNet(nn.Module):
     """(N, 3, H, W) -> logits (N, num_classes); H and W from 16 up, 48 in the recipe. Input: RGB, (x - 127.5) / 128 there.
 
     `width` is the number of channels of the first stage, doubled by each of the three others; dropout comes before the last layer.
+    zoo/prototxt/small_resnet.prototxt is the net in Caffe's layers.
     """
 
+    FROM_CAFFE: ClassVar[dict[str, str | None]] = {
+        "conv1": "conv1", "bn1": "bn1", "scale1": "bn1",
+        **{
+            f"layer{stage}_{block}_{kind}{place}": f"layer{stage}.{block}.{path}{place}"
+            for stage in (1, 2, 3, 4) for block in (0, 1) for place in (1, 2)
+            for kind, path in (("conv", "conv"), ("bn", "bn"), ("scale", "bn"))
+        },
+        **{
+            f"layer{stage}_0_shortcut_{kind}": f"layer{stage}.0.downsample.{place}"
+            for stage in (2, 3, 4) for kind, place in (("conv", 0), ("bn", 1), ("scale", 1))
+        },
+        "classifier": "classifier",
+    }  # fmt: skip
     CLASSIFIER: ClassVar[str] = "classifier"
     ABOVE_EMBEDDING: ClassVar[tuple[str, ...]] = ("dropout", "classifier")
 

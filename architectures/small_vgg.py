@@ -19,8 +19,8 @@ WIDTHS = (32, 64, 160, 320)
 class SmallVGG(nn.Module):
     """(N, 1, H, W) -> logits (N, num_classes); H and W from 8 up, 44 in the recipe. Input: grey, (x - 127.5) / 64 there.
 
-    `widths` are the channels of the stages: two convolutions each, a 2×2 max pool between stages. FROM_CAFFE belongs to the
-    default widths, as zoo/prototxt/small_vgg.prototxt has them.
+    `widths` are the channels of the stages: two convolutions each, a 2×2 max pool between stages. FROM_CAFFE belongs to nets of
+    four stages, zoo/prototxt/small_vgg.prototxt to the default widths.
     """
 
     FROM_CAFFE: ClassVar[dict[str, str | None]] = {

@@ -176,6 +176,90 @@ def mobile_face_expression() -> list[Layer]:
     ]
 
 
+def _mean_classified(bottom: str, dropout: float) -> list[Layer]:
+    return [
+        Layer("features", "Pooling", (bottom,), "features", "pooling_param { pool: AVE global_pooling: true }"),
+        in_place("Dropout", "dropout", "features", f"dropout_param {{ dropout_ratio: {dropout} }}"),
+        dense("classifier", "features", 7),
+        Layer("prob", "Softmax", ("classifier",), "prob"),
+    ]
+
+
+def _normalized_conv(names: tuple[str, str, str], bottom: str, outputs: int, kernel: int, more: str = "") -> list[Layer]:
+    """A convolution, BatchNorm and Scale of these names, the latter two with one blob of their own."""
+    name, norm, scale = names
+    return [
+        conv(name, bottom, outputs, kernel, f"bias_term: false {more}"),
+        Layer(norm, "BatchNorm", (name,), norm, "batch_norm_param { use_global_stats: true eps: 1e-5 }"),
+        in_place("Scale", scale, norm, "scale_param { bias_term: true }"),
+    ]
+
+
+def small_vgg() -> list[Layer]:
+    layers, bottom = [], "data"
+    for stage, outputs in enumerate([32, 64, 160, 320], 1):
+        for place in (1, 2):
+            number = f"{stage}_{place}"
+            layers += _normalized_conv((f"conv{number}", f"bn{number}", f"scale{number}"), bottom, outputs, 3, "pad: 1")
+            bottom = f"relu{number}"
+            layers.append(Layer(bottom, "ReLU", (f"bn{number}",), bottom))
+        if stage < 4:
+            layers.append(max_pool(f"pool{stage}", bottom, 2))
+            bottom = f"pool{stage}"
+    return [*layers, *_mean_classified(bottom, 0.3)]
+
+
+def small_resnet() -> list[Layer]:
+    """Blobs end as torchvision's BasicBlock does: ReLU after the first BatchNorm and after the sum."""
+    layers = [*_normalized_conv(("conv1", "bn1", "scale1"), "data", 64, 3, "pad: 1"), Layer("relu1", "ReLU", ("bn1",), "relu1")]
+    bottom = "relu1"
+    for stage, outputs in enumerate([64, 128, 256, 512], 1):
+        for block in (0, 1):
+            name, step = f"layer{stage}_{block}", "stride: 2" if stage > 1 and block == 0 else ""
+            one, two = ((f"{name}_conv{i}", f"{name}_bn{i}", f"{name}_scale{i}") for i in (1, 2))
+            layers += _normalized_conv(one, bottom, outputs, 3, f"pad: 1 {step}")
+            layers.append(Layer(f"{name}_relu1", "ReLU", (f"{name}_bn1",), f"{name}_relu1"))
+            layers += _normalized_conv(two, f"{name}_relu1", outputs, 3, "pad: 1")
+            if step:
+                shortcut = (f"{name}_shortcut_conv", f"{name}_shortcut_bn", f"{name}_shortcut_scale")
+                layers += _normalized_conv(shortcut, bottom, outputs, 1, step)
+                bottom = f"{name}_shortcut_bn"
+            layers += [add(name, f"{name}_bn2", bottom), in_place("ReLU", f"{name}_relu2", name)]
+            bottom = name
+    return [*layers, *_mean_classified(bottom, 0.2)]
+
+
+def face_resnet() -> list[Layer]:
+    """center_loss_face()'s stages: BatchNorm and ReLU after the convolutions outside of the blocks, ReLU in the blocks."""
+    layers, bottom = [], "data"
+    for stage, (place, outputs, pool, blocks) in enumerate(
+        [("1_a", 32, "", 0), ("1_b", 64, "pool1b", 1), ("2", 128, "pool2", 2), ("3", 256, "pool3", 5), ("4", 512, "pool4", 3)]
+    ):
+        layers += [
+            conv(f"conv{place}", bottom, outputs, 3),
+            *_normalized(f"bn{place}", f"conv{place}", 1e-5)[:1],
+            in_place("Scale", f"scale{place}", f"bn{place}", "scale_param { bias_term: true }"),
+            Layer(f"relu{place}", "ReLU", (f"bn{place}",), f"relu{place}"),
+        ]
+        bottom = f"relu{place}"
+        if stage == 0:
+            layers.append(in_place("Dropout", "dropout1_a", bottom, "dropout_param { dropout_ratio: 0.4 }"))
+        if pool:
+            layers.append(max_pool(pool, bottom, 2))
+            bottom = pool
+        for block in range(blocks):
+            name = f"layer{stage}_{block}"
+            layers += [
+                conv(f"{name}_conv1", bottom, outputs, 3, "pad: 1"),
+                Layer(f"{name}_relu1", "ReLU", (f"{name}_conv1",), f"{name}_relu1"),
+                conv(f"{name}_conv2", f"{name}_relu1", outputs, 3, "pad: 1"),
+                Layer(f"{name}_relu2", "ReLU", (f"{name}_conv2",), f"{name}_relu2"),
+                add(name, bottom, f"{name}_relu2"),
+            ]
+            bottom = name
+    return [*layers, dense("fc5_new", bottom, 512), dense("fc8_final", "fc5_new", 7), Layer("prob", "Softmax", ("fc8_final",), "prob")]
+
+
 def squeezenet() -> list[Layer]:
     layers = [conv("conv1", "data", 64, 3, "stride: 2"), in_place("ReLU", "relu_conv1", "conv1"), max_pool("pool1", "conv1", 3)]
     bottom = "pool1"

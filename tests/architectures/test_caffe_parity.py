@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from architectures import (
     CenterLossFace,
+    FaceResNet,
     MobileFaceExpression,
     MobileFaceNet,
     ONet,
     PNet,
     RNet,
+    SmallResNet,
+    SmallVGG,
     SphereFace20,
     SqueezeNet,
     VGGFace,
@@ -33,12 +36,15 @@ class Case(NamedTuple):
     outputs: tuple[str, ...]  # the blobs that the net returns
     parameters: int
     transposed: bool = False
+    functions: tuple[str, ...] = ()  # blobs that are no module's output in the hand-written net
 
 
 # The counts are not ours: those of VGG-Face and MTCNN are of the published files (det2's 101,468 less 1,290 of a layer that
 # its prototxt hasn't), Intel's Open Model Zoo says 22.671 M for SphereFace, torchvision 1,235,496 for SqueezeNet 1.1.
 # For the other two the converted net is all there is; MobileFaceExpression is MobileFaceNet without its last layers (2 x 512 of
-# bn6w, 512 x 128 + 128 of pre_fc1, 2 x 128 of fc1), with a BatchNorm of 768 channels and 7 classes.
+# bn6w, 512 x 128 + 128 of pre_fc1, 2 x 128 of fc1), with a BatchNorm of 768 channels and 7 classes. The nets without published weights
+# are counted from their layers' sizes: 3x3 kernels, two numbers a channel for a BatchNorm; SmallResNet is torchvision's resnet18
+# (11,689,512) with a stem of 3x3 in place of 7x7 and 7 classes in place of 1,000.
 CASES = [
     Case(VGGFace, caffe.vgg_face(), (1, 3, 224, 224), ("fc8",), 145_002_878),
     Case(CenterLossFace, caffe.center_loss_face(), (1, 3, 112, 96), ("fc5",), 27_543_072),
@@ -51,12 +57,44 @@ CASES = [
         (2, 3, 112, 112),
         ("classifier",),
         979_200 - 1_024 - 65_664 - 256 + 1_536 + 7 * 769,
+        functions=("pool1", "pool2", "pool3", "features"),
+    ),
+    Case(
+        SmallVGG,
+        caffe.small_vgg(),
+        (2, 1, 44, 44),
+        ("classifier",),
+        9 * (1 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 160 + 160 * 160 + 160 * 320 + 320 * 320) + 4 * (32 + 64 + 160 + 320) + 321 * 7,
+        functions=("features",),
+    ),
+    Case(
+        SmallResNet,
+        caffe.small_resnet(),
+        (2, 3, 48, 48),
+        ("classifier",),
+        11_689_512 - 3 * 64 * (49 - 9) - 513 * (1000 - 7),
+        functions=("relu1", *(f"layer{stage}_{block}_relu1" for stage in (1, 2, 3, 4) for block in (0, 1)), "features"),
+    ),
+    Case(
+        FaceResNet,
+        caffe.face_resnet(),
+        (2, 3, 112, 96),
+        ("fc8_final",),
+        # CenterLossFace without its PReLUs (one slope a channel; two in each block), with five BatchNorms and 7 classes
+        27_543_072 - (32 + 64 + 128 + 256 + 512) - 2 * (64 + 2 * 128 + 5 * 256 + 3 * 512) + 2 * (32 + 64 + 128 + 256 + 512) + 513 * 7,
+        functions=(
+            *(f"relu{place}" for place in ("1_b", "2", "3", "4")),
+            *(f"layer{n}_{i}_relu{j}" for n, count in ((1, 1), (2, 2), (3, 5), (4, 3)) for i in range(count) for j in (1, 2)),
+            "pool1b",
+            "pool2",
+            "pool3",
+            "pool4",
+        ),
     ),
     Case(PNet, caffe.pnet(), (2, 3, 31, 26), ("prob1", "conv4-2"), 6_632, True),
     Case(RNet, caffe.rnet(), (3, 3, 24, 24), ("prob1", "conv5-2"), 101_468 - 1_290, True),
     Case(ONet, caffe.onet(), (3, 3, 48, 48), ("prob1", "conv6-2", "conv6-3"), 389_040, True),
 ]
-MEANS = ("pool1", "pool2", "pool3", "features")  # of MobileFaceExpression's taps: functions there, no modules
 every_net = pytest.mark.parametrize("case", CASES, ids=lambda case: case.net.__name__)
 SMALL = [case for case in CASES if case.net in (MobileFaceNet, SqueezeNet, PNet, RNet)]
 
@@ -94,6 +132,8 @@ def module_paths(case: Case, net: nn.Module) -> dict[str, str]:
     for blob, layer in writers.items():
         if layer.startswith("_plus"):
             path = sums[int(layer.removeprefix("_plus"))]
+        elif layer.startswith("layer") and f"{blob}_conv1" in writers:
+            path = blob.replace("_", ".")  # a residual block
         else:
             path = case.net.FROM_CAFFE.get(layer) or layer.removesuffix("/concat").replace("/", ".")
         if path in modules:
@@ -105,7 +145,8 @@ def outputs_of(net: nn.Module, paths: dict[str, str], x: Tensor) -> tuple[dict[s
     """The output of each named module, and of the net."""
     seen: dict[str, Tensor] = {}
     hooks = [
-        net.get_submodule(path).register_forward_hook(lambda m, i, out, blob=blob: seen.update({blob: out})) for blob, path in paths.items()
+        net.get_submodule(path).register_forward_hook(lambda m, i, out, blob=blob: seen.update({blob: out.clone()}))
+        for blob, path in paths.items()
     ]
     out = net(x)
     for hook in hooks:
@@ -125,7 +166,7 @@ def test_every_blob_of_the_net_is_that_of_the_converted_net(case, tmp_path):
 
     paths = module_paths(case, net)
     blobs = {layer.top for layer in case.layers}
-    assert blobs - set(paths) <= {"prob", *MEANS, *case.outputs}
+    assert blobs - set(paths) <= {"prob", *case.functions, *case.outputs}
     expected = reference(x, blobs=tuple(blobs))
     seen, out = outputs_of(net, paths, upright(x).contiguous())
     for blob, value in [*seen.items(), *zip(case.outputs, out, strict=True)]:

@@ -13,7 +13,17 @@ from torch import nn
 
 import architectures
 import zoo
-from architectures import CenterLossFace, MobileFaceExpression, MobileFaceNet, SphereFace20, SqueezeNet
+from architectures import (
+    CenterLossFace,
+    FaceResNet,
+    MobileFaceExpression,
+    MobileFaceNet,
+    SmallResNet,
+    SmallVGG,
+    SphereFace20,
+    SqueezeNet,
+)
+from architectures.contract import CaffeTwin, nets
 from converter import convert, read_blobs
 from zoo.errors import SaveError
 from zoo.models.export import forms
@@ -42,6 +52,11 @@ MODELS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
     "SqueezeNet of 7": (lambda: SqueezeNet(7), "pool10", (1, 3, 227, 227)),
     "CenterLossFace with classes": (lambda: CenterLossFace(7), "classifier", (1, 3, 112, 96)),
     "SphereFace20": (lambda: SphereFace20(), "fc5", (1, 3, 112, 96)),
+    "FaceResNet": (lambda: FaceResNet(), "fc8_final", (2, 3, 112, 96)),
+    "SmallResNet": (lambda: SmallResNet(), "classifier", (2, 3, 48, 48)),
+    "SmallResNet of 3, narrow": (lambda: SmallResNet(3, width=8), "classifier", (2, 3, 48, 48)),
+    "SmallVGG": (lambda: SmallVGG(), "classifier", (2, 1, 44, 44)),
+    "SmallVGG of 8, other widths": (lambda: SmallVGG(8, widths=(8, 24, 64, 40)), "classifier", (2, 1, 44, 44)),
 }
 
 
@@ -60,6 +75,23 @@ def test_the_pair_converts_back_to_the_model_s_own_numbers(build: Any, blob: str
     classes = {} if blob != "classifier" or "classifier" in twin.FROM_CAFFE else {"classifier": "classifier"}
     state = architectures.from_caffe_state(twin.FROM_CAFFE | classes, net.state_dict(), twin.state_dict())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize(("build", "blob", "shape"), MODELS.values(), ids=MODELS.keys())
+@torch.inference_mode()
+def test_opencv_s_importer_computes_the_model_s_numbers_from_the_pair(
+    build: Any, blob: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is what the pair is read with (the extra `verify`)")
+    model = drawn(build()).eval()
+    prototxt, caffemodel = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    zoo.save_caffe(model, prototxt, caffemodel)
+    net = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
+    x = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(1))  # the prototxt's batch size
+    net.setInput(x.numpy())
+    # OpenCV knows layers, not blobs: of those that write fc1 the last one is its Scale
+    want, got = model(x), torch.from_numpy(net.forward({"fc1": "fc1_scale"}.get(blob, blob)).copy()).reshape(1, -1)
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 
 
 def test_batchnorm_and_scale_each_take_their_own(tmp_path: Path) -> None:
@@ -94,7 +126,9 @@ def test_a_trained_caffe_net_goes_back_with_its_classes(tmp_path: Path) -> None:
     [
         (lambda: MobileFaceExpression(7, ("res_4_block4", "res_5_block1", "bn6f")), "has the taps res_4_block4, res_5_block1, bn6f"),
         (lambda: MobileFaceExpression(7, ("dconv_34",)), "the default's .res_4_block5, res_5_block1, bn6f., and no other"),
-        (lambda: architectures.FaceResNet(), "FaceResNet has no Caffe form: .*VGGFace, .*MobileFaceExpression"),
+        (lambda: SmallVGG(widths=(8, 8, 8)), r"this SmallVGG has no bn4_1, .*conv4_2; small_vgg\.prototxt .* widths may change"),
+        (lambda: SmallVGG(widths=(8, 8, 8, 8, 8)), r"unexpected: \"SmallVGG's conv5_1\.weight\""),
+        (lambda: architectures.FaceClipNet(3, "SmallResNet", {"width": 8}), "FaceClipNet has no Caffe form: .*VGGFace, .*FaceResNet"),
         (lambda: architectures.FaceResNetRNN(), "clips of different lengths"),
         (lambda: architectures.MTCNN(), "three nets and a cascade"),
         (lambda: nn.Linear(2, 2), "Linear has no Caffe form"),
@@ -110,12 +144,12 @@ def test_a_model_that_was_changed_is_refused(tmp_path: Path) -> None:
     other = drawn(MobileFaceNet())
     other.bn6f.eps = 0.5  # in no state dict
     wider = drawn(MobileFaceNet())
-    wider.pre_fc1 = nn.Linear(512, 64)
+    wider.pre_fc1 = nn.Linear(512, 64)  # without the BatchNorm above it
     more = drawn(MobileFaceNet(3))
     more.extra = nn.Linear(3, 3)
     for model, words in [
         (other, "computes something else.*the outputs differ by"),
-        (wider, r"wrong shape: pre_fc1\.weight is \(64, 512\)"),
+        (wider, r"wrong shape: fc1\.running_mean is \(128,\), the net has \(64,\)"),
         (more, r"unexpected: \"MobileFaceNet's extra\.weight\""),
     ]:
         with pytest.raises(SaveError, match=f"(?s){words}"):
@@ -135,5 +169,5 @@ def test_both_files_appear_or_none(tmp_path: Path) -> None:
 
 
 def test_every_form_is_an_architecture_with_a_table() -> None:
-    assert {"VGGFace", "CenterLossFace", "SphereFace20", "MobileFaceNet", "MobileFaceExpression", "SqueezeNet"} == set(forms())
-    assert all(hasattr(getattr(architectures, name), "FROM_CAFFE") for name in forms())
+    offered = {name for name, kind in nets().items() if isinstance(kind, CaffeTwin)}
+    assert set(forms()) == offered - {"PNet", "RNet", "ONet"}  # MTCNN's, whose weights are turned

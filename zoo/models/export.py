@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from converter import CaffeNet
+    from converter.build.graph import Graph
 
 # Architecture -> its net in zoo/prototxt; those that have a card are found there.
-WITHOUT_A_CARD = {"MobileFaceExpression": "mobile_face_expression.prototxt"}
+WITHOUT_A_CARD = {
+    "MobileFaceExpression": "mobile_face_expression.prototxt",
+    "FaceResNet": "face_resnet.prototxt",
+    "SmallResNet": "small_resnet.prototxt",
+    "SmallVGG": "small_vgg.prototxt",
+}
 TOLERANCE = 1e-3  # of the largest output: the two nets differ by rounding (1e-6), or they are different nets
 
 
@@ -39,8 +45,8 @@ def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: s
     """Write a model as a Caffe net: a deploy prototxt and its caffemodel (V2, float32).
 
     For converted nets (zoo.load_caffe, converter.convert), and for the architectures whose layers Caffe has: forms() names
-    them. A model with other classes gets their number into its prototxt; a classifier above an embedding becomes an
-    InnerProduct layer "classifier". Before the files appear both nets compute one drawn input, and have to agree. The pair
+    them. A model with other classes or of another width gets its numbers into its prototxt; a classifier above an embedding
+    becomes an InnerProduct layer "classifier". Before the files appear both nets compute one drawn input, and have to agree. The pair
     converts back to the model's own numbers.
 
     Raises SaveError: the model has no Caffe form (with the reason), the two nets disagree, or a file cannot be written.
@@ -63,16 +69,19 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     """The Caffe net of a hand-written one, with its weights, proven on one input."""
     import torch
 
+    from converter import ConversionError
+
     kind = type(model)
     if kind.__name__ not in forms():
         raise SaveError(f"{_no_form(kind)} There is one for {', '.join(forms())}, and for converted nets")
     _check_taps(model)
+    _check_layers(model)
     twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     state = twin.state_dict()
     try:
         net, logits = _structure(kind, state)
         fill(net, _caffe_state(kind, state, net), (), kind.__name__)
-    except LoadError as error:
+    except (LoadError, ConversionError) as error:
         raise SaveError(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
     (shape,) = net.input_shapes.values()
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -106,19 +115,33 @@ def _check_taps(model: Any) -> None:
         )
 
 
+def _check_layers(model: Any) -> None:
+    """A net of fewer or more stages has no prototxt: num_output can change, layers cannot."""
+    held = {path for path in model.FROM_CAFFE.values() if path is not None}
+    lacking = sorted(held - dict(model.named_modules()).keys())
+    if lacking:
+        name = type(model).__name__
+        raise SaveError(
+            f"this {name} has no {', '.join(lacking)}; {forms()[name]} is the net of the default's layers, whose widths may change but not"
+            " their number, and no other has a Caffe form"
+        )
+
+
 def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
-    """The shipped prototxt's net on the meta device, with the model's number of classes; and the blob that the model returns."""
+    """The shipped prototxt's net on the meta device, as wide as the model is; and the blob that the model returns."""
     from converter.conversion import assemble, prepare
     from zoo.models.caffe import result_of
 
     text = (PROTOTXTS / forms()[kind.__name__]).read_text(encoding="utf-8")
     weight = state.get(f"{kind.CLASSIFIER}.weight")
     layer = next((name for name, path in kind.FROM_CAFFE.items() if path == kind.CLASSIFIER), None)
-    changed = {} if weight is None or layer is None else {layer: len(weight)}
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "net.prototxt"
         path.write_text(text, encoding="utf-8")
-        graph, _ = prepare(path, None, num_output=changed)
+        graph, _ = prepare(path, None)
+        wider = _widths(graph, kind.FROM_CAFFE, state)
+        if wider:
+            graph, _ = prepare(path, None, num_output=wider)
         if weight is not None and layer is None:
             (end,) = graph.outputs
             path.write_text(
@@ -126,8 +149,18 @@ def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
                 f' inner_product_param {{ num_output: {len(weight)} weight_filler {{ type: "xavier" }} }} }}\n',
                 encoding="utf-8",
             )
-            graph, _ = prepare(path, None)
+            graph, _ = prepare(path, None, num_output=wider)
     return assemble(graph), graph.versions[result_of(graph, None)]
+
+
+def _widths(graph: Graph, table: Mapping[str, str | None], state: Mapping[str, Tensor]) -> dict[str, int]:
+    """The layers whose num_output is another in the model than in the prototxt, each with the model's."""
+    found = {}
+    for step in graph.steps:
+        weight = state.get(f"{table.get(step.spec.name)}.weight")
+        if step.spec.type in ("Convolution", "InnerProduct") and weight is not None and len(weight) != step.blob_shapes[0][0]:
+            found[step.spec.name] = len(weight)
+    return found
 
 
 def _caffe_state(kind: Any, state: Mapping[str, Tensor], net: CaffeNet) -> dict[str, Tensor]:
