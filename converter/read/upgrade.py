@@ -12,7 +12,7 @@ from typing import Any
 from converter.errors import GraphError, shown
 from converter.read.schema import is_repeated, message_class
 from converter.read.text import Document, LayerText, Unknown
-from converter.read.v1_types import V1_TYPE_NUMBERS
+from converter.read.v1_types import V1_FORK_TYPES, V1_TYPE_NUMBERS
 
 # V0LayerParameter.type -> LayerParameter.type; "padding" layers disappear into the layer that reads them
 V0_TYPES = {
@@ -202,8 +202,8 @@ def _from_v1(old: Any, place: LayerText) -> LayerSpec:
     layer = message_class("LayerParameter")(name=old.name)
     unknown = list(place.unknown)
     strange = next((u for u in unknown if u.path == ("type",)), None)
-    if strange:  # a fork's enum value: its name is the type, to be refused by that name where the layer is kept
-        layer.type = strange.value
+    if strange:  # a fork's enum value: a type that we know by another name, or one to be refused by its own where the layer is kept
+        layer.type = V1_FORK_TYPES.get(str(strange.value), strange.value)
         unknown.remove(strange)
     else:
         layer.type = V1_TYPE_NUMBERS[old.type]

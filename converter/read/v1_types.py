@@ -45,4 +45,10 @@ V1_TYPES = {
     "EXP": (38, "Exp"),
     "DECONVOLUTION": (39, "Deconvolution"),
 }
+# Names that forks add; their numbers clash, and a prototxt has the name
+V1_FORK_TYPES = {
+    "ROI_POOLING": "ROIPooling",  # Fast R-CNN
+    "ROIPOOLING": "ROIPooling",  # happynear/caffe-windows
+    "SMOOTH_L1_LOSS": "SmoothL1Loss",  # Fast R-CNN
+}
 V1_TYPE_NUMBERS = dict(V1_TYPES.values())

@@ -14,7 +14,7 @@ from golden import CASES, arrays, assert_as_caffe, converted, files, inputs
 from converter.layers import layer_types
 
 # Types without a golden case: their numbers are in test_layers_by_hand.py and test_fork_layers.py, their refusals in test_graph.py
-ELSEWHERE = {"BN", "Flip", "HDF5Output", "InfogainLoss", "Parameter", "PSROIPooling", "Python", "Reverse", "ROIAlign", "Silence"}
+ELSEWHERE = {"BN", "Flip", "HDF5Output", "InfogainLoss", "Parameter", "Python", "Reverse", "Silence"}
 ELSEWHERE |= {"SmoothL1Loss", "Split", "Transpose", "Python:SSH.layers.proposal_layer.ProposalLayer"}
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 
