@@ -98,7 +98,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from finetune.fer2013 import RECIPES
     from finetune.images.data import Expressions
     from finetune.images.task import ImageTask
-    from finetune.train.loop import Trainer, accelerator_for
+    from finetune.train.device import accelerator_for
+    from finetune.train.loop import Trainer
 
     recipe = RECIPES[name]
     gpu = torch.cuda.is_available() and not options.cpu

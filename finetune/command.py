@@ -1,4 +1,4 @@
-"""What the recipes' commands share: their options, and how they end."""
+"""What the commands share: the recipes' options, and how a command ends."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ import argparse
 import contextlib
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from finetune.errors import FinetuneError
+from finetune import renamed
+from finetune.errors import FinetuneError, Stopped
 from finetune.overrides import changed, parse_settings
 from zoo.errors import ZooError
 
-AnyRecipe = TypeVar("AnyRecipe")
 
-FAILED = 2
-STOPPED = 143  # what a shell reports of a process that SIGTERM ended
+class Recipe(Protocol):
+    """A recipe, as far as its command knows it."""
+
+    @property
+    def about(self) -> str: ...
+    @property
+    def smoke(self) -> Mapping[str, Any]: ...
 
 
-def parser(module: str, about: str, recipes: Mapping[str, Any]) -> argparse.ArgumentParser:
-    """The options that every recipe has."""
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def parser(
+    module: str, about: str, recipes: Mapping[str, Recipe], protocols: Sequence[str], renamed_recipes: Mapping[str, str] | None = None
+) -> argparse.ArgumentParser:
+    """The options that every recipe has. `protocols` are the choices of --protocol."""
     listed = "\n".join(f"  {name:<16} {recipe.about}" for name, recipe in recipes.items())
     command = argparse.ArgumentParser(
         prog=f"python -m {module}",
@@ -31,11 +42,18 @@ def parser(module: str, about: str, recipes: Mapping[str, Any]) -> argparse.Argu
         epilog=f"recipes:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--recipe", required=True, choices=recipes, metavar="NAME", help="one of the recipes below")
+    command.add_argument(
+        "--recipe", required=True, type=renamed.option("--recipe", renamed_recipes or {}), choices=recipes, metavar="NAME",
+        help="one of the recipes below",
+    )  # fmt: skip
     command.add_argument("--data", required=True, type=Path, metavar="PATH", help="the data; docs/finetune.md names the layouts")
     command.add_argument("--out", required=True, type=Path, metavar="RUN", help="the run's folder")
     command.add_argument("--smoke", action="store_true", help="a run of a minute on a CPU, on a part of the data: does it work at all?")
     command.add_argument("--init", metavar="WHAT", help="initial weights: a model of the zoo, the folder of a run, or none")
+    command.add_argument(
+        "--protocol", type=renamed.option("--protocol", renamed.PROTOCOLS), choices=protocols,
+        help="which part of the data trains and which picks the epoch (the recipe's)",
+    )  # fmt: skip
     command.add_argument("--seed", type=int, metavar="N", help="short for --set training.seed=N")
     command.add_argument("--epochs", type=int, metavar="N", help="short for --set training.epochs=N")
     command.add_argument(
@@ -49,46 +67,59 @@ def parser(module: str, about: str, recipes: Mapping[str, Any]) -> argparse.Argu
     return command
 
 
-def chosen(recipe: AnyRecipe, options: argparse.Namespace) -> AnyRecipe:
-    """The recipe with --smoke, --seed, --epochs and --set carried out, in this order."""
+def recipe_from(recipe: AnyRecipe, options: argparse.Namespace) -> AnyRecipe:
+    """The recipe changed by --smoke, then by --seed, --epochs, --init and --protocol, then by --set."""
     if options.smoke:
-        recipe = changed(recipe, recipe.smoke)  # type: ignore[attr-defined]
+        recipe = changed(recipe, recipe.smoke)
     short = {f"training.{name}": getattr(options, name) for name in ("seed", "epochs") if getattr(options, name) is not None}
-    if options.init is not None:
-        short["init"] = options.init
-    return changed(recipe, {**short, **parse_settings(options.settings)})
+    short |= {name: getattr(options, name) for name in ("init", "protocol") if getattr(options, name) is not None}
+    settings = parse_settings(options.settings)
+    if isinstance(old := settings.get("protocol"), str):
+        settings["protocol"] = renamed.option("protocol", renamed.PROTOCOLS)(old)
+    return changed(recipe, {**short, **settings})
 
 
-def words(module: str, argv: Sequence[str]) -> str:
+def command_line(module: str, argv: Sequence[str]) -> str:
     """The command as it was given, to be run again."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     start = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', world)}" if world > 1 else "python"
     return f"{start} -m {module} {shlex.join(argv)}"
 
 
-def carried_out(work: Callable[[], None]) -> int:
-    """Runs a command's work and returns its exit code; what went wrong goes to standard error in words."""
-    from finetune.train.loop import Stopped
+def exit_status_of(work: Callable[[], object]) -> int:
+    """Runs a command's work: 0 when it is done, 1 when it fails, for a reason that goes to standard error.
 
+    130 and 143 after Ctrl-C and SIGTERM, as a shell reports them; 2 is argparse's, for a command that cannot be understood.
+    """
     with plain_warnings():
         try:
             work()
-            leave()
-        except Stopped:
-            leave()
+            leave_group()
+        except Stopped as stopped:
+            leave_group()
             print("stopped; the state is saved: the same command with --resume continues", file=sys.stderr)
-            return STOPPED
+            return 128 + stopped.signal
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
         except (FinetuneError, ZooError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return FAILED
+            print(printable(f"error: {error}"), file=sys.stderr)
+            return 1
         except OSError as error:
-            print(f"error: {error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
-            return FAILED
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(printable(f"error: {where}{error.strerror or error}"), file=sys.stderr)
+            return 1
     return 0
 
 
-def leave() -> None:
+def printable(text: str) -> str:
+    """Without the control characters that a stranger's file may send to a terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def leave_group() -> None:
     """Takes this process out of its group: one that ends while another still talks to it is aborted (gloo)."""
+    if "torch" not in sys.modules:
+        return
     import torch.distributed as group
 
     if group.is_available() and group.is_initialized():

@@ -19,13 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from finetune.command import carried_out, chosen, parser, words
+from finetune.command import command_line, exit_status_of, parser, recipe_from
 from finetune.config import Augment, Sampling, Training, as_json
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.labels import LABEL_ORDERS, canonical
 from finetune.overrides import changed
+from finetune.protocol import ClipProtocol
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
 from zoo import Preprocess
 
@@ -50,8 +51,8 @@ class Recipe:
     arguments   of the net around it: VGGFaceRNN, FaceResNetRNN, or for other encoders FaceClipNet
     init        the encoder's initial weights: a model of the zoo, a run's folder, a file of the older project, or "none"
     views       0 trains the encoder, too; else it is frozen and its features are computed once, in so many views
-    protocol    "seed" picks the epoch on the videos that are reported, as was usual; "last" takes the last epoch; "honest" picks it on
-                other videos: val, where test is reported, or a tenth of train
+    protocol    "best-on-reported" picks the epoch on the videos that are reported, as was usual; "last" takes the last epoch; "honest"
+                picks it on other videos: val, where test is reported, or a tenth of train
     smoke       what --smoke changes; smoke_clips: how many it takes of train and of each other split
     """
 
@@ -66,7 +67,7 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     init: str = "none"
     views: int = 0
-    protocol: Literal["honest", "seed", "last"] = "seed"
+    protocol: ClipProtocol = "best-on-reported"
     smoke: Mapping[str, Any] = field(default_factory=dict)
     smoke_clips: tuple[int, int] = (12, 6)
 
@@ -206,8 +207,7 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = parser(MODULE, "Trains a net on clips of faces and measures it.", RECIPES)
-    command.add_argument("--protocol", choices=("honest", "seed", "last"), help="which videos pick the epoch (docs/emotiw.md)")
+    command = parser(MODULE, "Trains a net on clips of faces and measures it.", RECIPES, get_args(ClipProtocol))
     command.add_argument("--encoder", metavar="NAME", help=f"another net for the frames: {', '.join(ENCODERS)}, or a model of the zoo")
     command.add_argument("--frozen", action="store_true", help="trains what lies above the encoder, on features computed once")
     command.add_argument("--folds", type=int, metavar="K", help="trains K times, each time testing other people; takes the last epoch")
@@ -217,32 +217,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         from finetune.protocol import plan_clips
-        from finetune.train.loop import accelerator_for
+        from finetune.train.device import accelerator_for
 
         recipe = RECIPES[options.recipe]
         if options.encoder is not None:
             recipe = with_encoder(recipe, options.encoder)
         if options.frozen:
             recipe = changed(recipe, {"training.freeze": "cnn", "views": FROZEN_VIEWS})
-        recipe = chosen(recipe, options)
-        if options.protocol is not None:
-            recipe = changed(recipe, {"protocol": options.protocol})
+        recipe = recipe_from(recipe, options)
         if options.folds is not None and options.protocol not in (None, "last"):
             raise FinetuneError("--folds takes the last epoch: every clip is tested once, and none is left to pick an epoch on")
         check_clips(recipe)
         accelerator = accelerator_for(recipe.training, cpu=options.cpu)
         with accelerator.main_process_first():
             data = read_data(options.data, recipe, lists_of(options.lists), options.class_index)
-        kept = {"accelerator": accelerator, "resume": options.resume, "overwrite": options.overwrite, "command": words(MODULE, argv)}
+        kept = {"accelerator": accelerator, "resume": options.resume, "overwrite": options.overwrite, "command": command_line(MODULE, argv)}
         if options.folds is not None:
             in_folds(replace(recipe, protocol="last"), data, options.out, options.folds, smoke=options.smoke, **kept)
             return
-        plan = plan_clips(data, "best-on-reported" if recipe.protocol == "seed" else recipe.protocol, partial(held_out, data))
+        plan = plan_clips(data, recipe.protocol, partial(held_out, data))
         if options.smoke:
             plan = sampled(plan, data, recipe)
         finetune(recipe, data, plan, options.out, **kept)
 
-    return carried_out(work)
+    return exit_status_of(work)
 
 
 def finetune(
@@ -259,8 +257,8 @@ def finetune(
 ) -> None:
     """One run, from the plan to the report. `more` goes into config.json. Raises FinetuneError or ZooError before it trains."""
     from finetune.clips.task import ClipFeatureTask, ClipTask
-    from finetune.images.task import Classify
-    from finetune.train.loop import predictor
+    from finetune.train.frozen import Classify
+    from finetune.train.task import predictor
 
     check_clips(recipe)
     config = {**settings_of(recipe, data, plan, [*data.notes, *plan.notes], command), **(more or {})}

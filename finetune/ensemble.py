@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from finetune import renamed
+from finetune.command import exit_status_of, printable
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER, check_classes
 from finetune.runs.metrics import (
@@ -92,7 +94,7 @@ def read_members(runs: Sequence[str], split: str | None) -> tuple[list[Member], 
     places = [Path(run).resolve() for run in runs]
     if twice := [run for position, run in enumerate(runs) if places[position] in places[:position]]:
         raise FinetuneError(f"{twice[0]}: given twice; a run counts once")
-    held = [(run, read_json(Path(run) / "config.json"), read_predictions(Path(run))) for run in runs]
+    held = [(run, renamed.config(read_json(Path(run) / "config.json")), read_predictions(Path(run))) for run in runs]
     chosen = split or reported_split(held[0][2].splits)
     members: list[Member] = []
     for run, config, predictions in held:
@@ -108,7 +110,7 @@ def read_members(runs: Sequence[str], split: str | None) -> tuple[list[Member], 
         except FinetuneError as error:
             against = f" (against {members[0].run})" if members else ""
             raise FinetuneError(f"{run}{against}: {error}") from error
-        seed = config.get("seed")
+        seed = found if isinstance(found := config.get("seed"), int) else None
         members.append(Member(run, str(config.get("recipe")), seed, str(config.get("protocol")), predictions, table))
     return members, chosen
 
@@ -199,20 +201,15 @@ def notes(found: dict[str, Any], members: Sequence[Member]) -> list[str]:
         lines.append(f"Pick the members by {picked[0]}; picked by {split}, its number is no estimate for new images.")
     if len({each.recipe for each in members}) > 1:
         lines.append("The runs are of different recipes: mean and sd are over recipes, not over seeds.")
-    if seeded := [each.run for each in members if each.protocol == "seed"]:
-        lines.append(f"Optimistic, as they chose their epoch on the split they report (protocol seed): {', '.join(seeded)}.")
+    if seeded := [each.run for each in members if each.protocol == "best-on-reported"]:
+        lines.append(f"Optimistic, as they chose their epoch on the split they report (protocol best-on-reported): {', '.join(seeded)}.")
     if lacking := [each.run for each in members if each.predictions.splits[split].logits_ten_crop is None]:
         lines += [f"No ten-crop predictions for {split}: {', '.join(lacking)}."] if len(lacking) < len(members) else []
     return lines
 
 
-def printable(text: str) -> str:
-    """Without the control characters that a stranger's config.json may send to a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, 2 for runs that cannot be read or compared, 130 for Ctrl-C."""
+    """The command; returns its exit code: 1 for runs that cannot be read or compared."""
     parser = argparse.ArgumentParser(
         prog="python -m finetune.ensemble",
         description="Runs side by side: each one's accuracy, their mean and spread, and the mean of their probabilities.",
@@ -221,22 +218,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLIT_ORDER[1:], help="the split to report (default: private, else test, else val)")
     parser.add_argument("--json", action="store_true", help="print all scores as JSON")
     options = parser.parse_args(argv)
-    try:
-        members, chosen = read_members(options.runs, options.split)
-        found = summary(members, chosen)
-    except FinetuneError as error:
-        print(printable(f"finetune.ensemble: {error}"), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(printable(f"finetune.ensemble: {error.filename or ''}: {error.strerror or error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    try:
-        print(json.dumps(found, indent=1) if options.json else printable(as_text(found, members)), flush=True)
-    except BrokenPipeError:  # ... | head
-        sys.stderr.close()
-    return 0
+
+    def work() -> None:
+        members, split = read_members(options.runs, options.split)
+        found = summary(members, split)
+        try:
+            print(json.dumps(found, indent=1) if options.json else printable(as_text(found, members)), flush=True)
+        except BrokenPipeError:  # ... | head
+            sys.stderr.close()
+
+    return exit_status_of(work)
 
 
 if __name__ == "__main__":

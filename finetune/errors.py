@@ -7,3 +7,11 @@ class FinetuneError(ValueError):
 
 class SizesDiffer(FinetuneError):
     """Images or frames are of different sizes; reading them again with a `size` resizes all to it."""
+
+
+class Stopped(Exception):
+    """A run was told to stop by a signal; its state is saved."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal

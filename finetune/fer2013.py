@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from finetune.command import carried_out, chosen, parser, words
+from finetune import renamed
+from finetune.command import command_line, exit_status_of, parser, recipe_from
 from finetune.config import Augment, Training, as_json
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.overrides import changed
+from finetune.protocol import ImageProtocol
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
 from zoo import Preprocess
 
@@ -38,7 +40,8 @@ class Recipe:
     init        the initial weights: a model of the zoo, or "none"
     views       0 augments anew each time; else the features of that many views are computed once (for a net that is frozen below them)
     ten_crop    side of each of the ten parts whose probabilities are averaged
-    protocol    "honest" trains on train and picks the epoch on public; "seed" trains on both and picks it on private, as was usual
+    protocol    "honest" trains on train and picks the epoch on public; "best-on-reported" trains on both and picks it on private, as was
+                usual
     smoke       what --smoke changes; smoke_images: how many it takes of train and of each other split
     """
 
@@ -53,7 +56,7 @@ class Recipe:
     init: str = "none"
     views: int = 0
     ten_crop: float = 44 / 48
-    protocol: Literal["honest", "seed"] = "honest"
+    protocol: ImageProtocol = "honest"
     smoke: Mapping[str, Any] = field(default_factory=dict)
     smoke_images: tuple[int, int] = (700, 350)
 
@@ -127,7 +130,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            name="seed",
+            name="published",
             about="VGG-Face as it was finetuned for 71.64 %",
             source="XiaoYee/emotion_classification, the image recipe: its augmentation, rates, normalisation and choice of epoch",
             build=vgg_face,
@@ -138,7 +141,7 @@ RECIPES = {
             training=Training(
                 epochs=100, batch_size=32, lr=0.001, weight_decay=5e-4, decay_all=True, schedule="step", step_epochs=20, precision="no"
             ),
-            protocol="seed",
+            protocol="best-on-reported",
             ten_crop=224 / 256,
             smoke={"training.epochs": 1, "training.batch_size": 8, "init": "none"},
             smoke_images=(16, 8),
@@ -278,8 +281,8 @@ RECIPES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = parser("finetune.fer2013", "Finetunes a face model for facial expressions and measures it.", RECIPES)
-    command.add_argument("--protocol", choices=("honest", "seed"), help="which images train and which pick the epoch (the recipe's)")
+    about = "Finetunes a face model for facial expressions and measures it."
+    command = parser("finetune.fer2013", about, RECIPES, get_args(ImageProtocol), renamed.RECIPES)
     command.add_argument("--votes", type=Path, metavar="CSV", help="FER+'s fer2013new.csv: train on its votes in place of the labels")
     command.add_argument("--vote-targets", choices=("soft", "hard"), default="soft", help="shares of the votes, or the most voted class")
     command.add_argument("--prototxt", metavar="FILE", help="of the recipe caffe: the net's deploy prototxt")
@@ -288,19 +291,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
-        recipe = chosen(RECIPES[options.recipe], options)
+        recipe = recipe_from(RECIPES[options.recipe], options)
         files = {name: getattr(options, name) for name in ("prototxt", "caffemodel", "classifier") if getattr(options, name) is not None}
         if files and recipe.build is not caffe_net:
             raise FinetuneError(f"--{next(iter(files))} is for --recipe caffe; {recipe.name} has a net of its own")
         recipe = changed(recipe, {f"arguments.{name}": value for name, value in files.items()})
-        if options.protocol is not None:
-            recipe = changed(recipe, {"protocol": options.protocol})
         finetune(
             recipe, options.data, options.out, votes=options.votes, vote_targets=options.vote_targets, smoke=options.smoke,
-            cpu=options.cpu, resume=options.resume, overwrite=options.overwrite, command=words("finetune.fer2013", argv),
+            cpu=options.cpu, resume=options.resume, overwrite=options.overwrite, command=command_line("finetune.fer2013", argv),
         )  # fmt: skip
 
-    return carried_out(work)
+    return exit_status_of(work)
 
 
 def finetune(
@@ -318,9 +319,11 @@ def finetune(
 ) -> None:
     """One run, from the data to the report. Raises FinetuneError or ZooError before anything is trained where it can."""
     from finetune.images.data import copied, held_out
-    from finetune.images.task import Classify, FeatureTask, ImageTask
+    from finetune.images.task import FeatureTask, ImageTask
     from finetune.protocol import plan_images, sample
-    from finetune.train.loop import Task, accelerator_for, predictor
+    from finetune.train.device import accelerator_for
+    from finetune.train.frozen import Classify
+    from finetune.train.task import Task, predictor
 
     check(recipe)
     recipe = replace(recipe, input=input_of(recipe))
@@ -329,7 +332,7 @@ def finetune(
     accelerator = accelerator_for(recipe.training, cpu=cpu)
     with accelerator.main_process_first():
         data = read_data(path, recipe, votes)
-    plan = plan_images(data, "best-on-reported" if recipe.protocol == "seed" else recipe.protocol, partial(held_out, data))
+    plan = plan_images(data, recipe.protocol, partial(held_out, data))
     if smoke:
         plan = replace(plan, rows={name: sample(data, rows, recipe.smoke_images[name != "train"]) for name, rows in plan.rows.items()})
     plan, targets = voted(data, plan, vote_targets) if votes else (plan, None)

@@ -16,10 +16,12 @@ from architectures.contract import convolutions
 from finetune.clips.data import Clips
 from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
-from finetune.images.task import EVALUATED, Embed
+from finetune.images.task import EVALUATED
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from finetune.train.augment import augmented, draw, shrunk, size_of, view
-from finetune.train.loop import Predict, generator, predictor
+from finetune.train.frozen import Embed
+from finetune.train.seeds import generator
+from finetune.train.task import Predict, predictor
 from zoo import Preprocess
 from zoo.errors import CacheError
 from zoo.files.store import home

@@ -8,12 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from architectures.contract import Encoder
-from finetune.errors import FinetuneError
 from finetune.images.data import Expressions
 from finetune.runs.metrics import mean_log_probability
 from finetune.train.augment import Augment, augmented, draw, shrunk, size_of, ten_crop, view
-from finetune.train.loop import Predict, generator, predictor
+from finetune.train.frozen import Embed
+from finetune.train.seeds import generator
+from finetune.train.task import Predict, predictor
 from zoo import Preprocess
 
 EVALUATED = 256  # images a batch where no gradient is kept
@@ -100,37 +100,3 @@ class FeatureTask:
     def logits(self, predict: Predict, split: str) -> Tensor:
         features = self.looked_at[split]
         return predict(lambda rows: (features[rows].to(self.images.device),), len(features), 4096)
-
-
-def encoder(model: nn.Module) -> Encoder:
-    """The net as one that has features. Raises FinetuneError where it is none."""
-    if not isinstance(model, Encoder):
-        raise FinetuneError(f"freeze: {type(model).__name__} has no embed() and classify(), so no features to keep; leave freeze out")
-    return model
-
-
-class Embed(nn.Module):
-    """The net up to its features."""
-
-    model: Encoder
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = encoder(model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.embed(x)
-
-
-class Classify(nn.Module):
-    """The net above its features."""
-
-    model: Encoder
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = encoder(model)
-
-    def forward(self, *features: Tensor) -> Tensor:
-        """Features, and what else classify() takes: the lengths of clips."""
-        return self.model.classify(*features)

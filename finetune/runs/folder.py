@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.runs.metrics import read_json
 from zoo.files.store import digests, replacing, write_json
@@ -36,7 +37,7 @@ FILES = (
     "predictions.safetensors", "predictions.csv", "result.json", "report.html", "state.pt",
 )  # fmt: skip
 PACKAGES = ("caffezoo", "torch", "torchvision", "accelerate", "torchmetrics", "safetensors", "numpy")
-NOT_COMPARED = {"command", "started"}
+NOT_COMPARED = {"command", "started", "data.notes", "config.about", "config.source", "config.input.source"}  # prose
 
 
 class Run:
@@ -70,7 +71,7 @@ class Run:
         found = read_json(path / "config.json")
         differences = [
             f"  {name}: {json.dumps(old)} there, {json.dumps(new)} now"
-            for name, old, new in compared(found, json.loads(json.dumps(dict(config))))
+            for name, old, new in compared(renamed.config(found), json.loads(json.dumps(dict(config))))
             if name not in NOT_COMPARED
         ]
         if differences:

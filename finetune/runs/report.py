@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER
 from finetune.runs.metrics import Predictions, SplitPredictions, calibration_bins, read_json, read_predictions, reported_split
@@ -176,7 +177,7 @@ def unfinished(run: Run) -> str:
 
 
 def headline(run: Run, result: dict[str, Any], split: str) -> str:
-    selected, protocol = result["selected"], run.config["protocol"]
+    selected, protocol = result["selected"], renamed.protocol(run.config["protocol"])
     parts = ['<dl class="tiles">']
     for label, row in result["scores"].items():
         if label == split or label.startswith((f"{split},", f"{split} ")):
@@ -186,11 +187,10 @@ def headline(run: Run, result: dict[str, Any], split: str) -> str:
     on = selected.get("on")
     where = "the last one" if on is None else f"selected on {escape(on)} ({percent(selected.get('accuracy'))} % there)"
     parts.append(f"<p>Accuracy of epoch {escape(selected['epoch'])}, {weights}, {where}.</p>")
-    if on is not None and (protocol == "seed" or on == split):
-        habit = ", as the older project did" if protocol == "seed" else ""
+    if on is not None and (protocol == "best-on-reported" or on == split):
         parts.append(
             '<p class="notice" role="note"><strong>This number is optimistic.</strong> '
-            f"The epoch was chosen on {escape(on)}, the split that is reported{habit}: it is the best of {len(run.epochs)}"
+            f"The epoch was chosen on {escape(on)}, the split that is reported: it is the best of {len(run.epochs)}"
             " epochs on these images, and new images will score lower. Compare it only with numbers that were chosen in the same way.</p>"
         )
     return "\n".join(parts)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from finetune.runs.folder import Run
-    from finetune.train.loop import Progress, Task
+    from finetune.train.loop import Progress
+    from finetune.train.task import Task
 
 
 class AnyRecipe(Protocol):

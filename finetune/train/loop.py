@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,42 +22,23 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from architectures.contract import Classifier, convolutions
 from finetune.config import Training
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Stopped
 from finetune.runs.folder import Run
+from finetune.train.frozen import freeze
 from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
+from finetune.train.optim import classifier_of, embedding_width, optimizer_for, set_rates
+from finetune.train.seeds import generator, seed_dropout
+from finetune.train.stopping import StopSignal, stop_requested
+from finetune.train.task import Task, laid_out, predictor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs
 ASK_EVERY = 16  # steps between asking the other processes whether one was told to stop
-
-
-class Predict(Protocol):
-    def __call__(self, inputs_of: Callable[[Tensor], tuple[Tensor, ...]], count: int, batch_size: int) -> Tensor:
-        """(count, K) logits on the CPU of examples 0..count, `inputs_of(rows)` being what the net takes."""
-
-
-class Task(Protocol):
-    """What is trained on. Rows are positions among the training examples."""
-
-    classes: tuple[str, ...]
-    targets: Tensor  # (n,) int64 labels or (n, K) distributions of the training examples, on the CPU
-
-    def draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """What is random about these examples, as tensors of len(rows) on the CPU."""
-
-    def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
-        """What the net takes, on the device, augmented as drawn."""
-
-    def logits(self, predict: Predict, split: str) -> Tensor:
-        """(n, K) of the examples of a split that is only looked at, on the CPU."""
-
-    def labels(self, split: str) -> Tensor:
-        """(n,) int64 of such a split, on the CPU."""
-
-
-class Stopped(Exception):
-    """The run was told to stop (SIGTERM, Ctrl-C); its state is saved."""
+Weights = tuple[Tensor, ...] | list[Tensor]
+Line = dict[str, float | None]  # a line of metrics.jsonl
 
 
 @dataclass
@@ -77,18 +57,13 @@ class Progress:
     best_weights: str = ""
 
 
-def accelerator_for(training: Training, *, cpu: bool = False) -> Accelerator:
-    """The device and its precision. Raises FinetuneError for a precision that the device lacks."""
-    precision: str = training.precision
-    gpu = torch.cuda.is_available() and not cpu
-    if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    if precision == "fp16" and not gpu:
-        raise FinetuneError("precision fp16 needs a GPU; on a CPU take --set training.precision=no, or bf16")
-    if gpu:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "no"
-        torch.backends.cudnn.benchmark = True
-    return Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=training.accumulation)
+class Part(NamedTuple):
+    """What one forward and backward pass gives: loss () and right answers () of its examples, and for the center loss what it reads."""
+
+    loss: Tensor
+    right: Tensor
+    embedding: Tensor | None
+    label: Tensor
 
 
 class Trainer:
@@ -128,7 +103,7 @@ class Trainer:
         self.net, self.optimizer = accelerator.prepare(net, optimizer_for(model, training))
         labels = task.targets if task.targets.dim() == 1 else task.targets.argmax(1)
         self.class_weights = class_weights(labels, len(task.classes)).to(accelerator.device) if training.balanced else None
-        self.board: Any = None
+        self.board: SummaryWriter | None = None
         self.done = 0
         self.since = time.monotonic()  # up to where progress.wall has counted; a caller may put it back to count what it did before
 
@@ -156,14 +131,16 @@ class Trainer:
         now = time.monotonic()
         self.progress.wall, self.since = self.progress.wall + now - self.since, now
 
-    def epoch(self, stop: Callable[[], bool]) -> None:
+    # --- an epoch and its steps ---
+
+    def epoch(self, stop: StopSignal) -> None:
         """The rest of an epoch, its measurement on `select`, and its line in metrics.jsonl."""
         progress, training = self.progress, self.training
         self.model.train()
         for module in self.frozen:
             module.training = False
         order = torch.randperm(len(self.task.targets), generator=generator(training.seed, progress.epoch))
-        started, before, sums = time.monotonic(), progress.seconds, []
+        started, before, sums = time.monotonic(), progress.seconds, list[Tensor]()
         bar = tqdm(
             total=self.steps, initial=progress.step, desc=f"epoch {progress.epoch + 1}/{training.epochs}", unit="step", leave=False,
             dynamic_ncols=True, disable=None if self.run is not None else True,  # None: not where the output is no terminal
@@ -177,14 +154,15 @@ class Trainer:
                     loss, right = torch.stack(sums[-ASK_EVERY:]).mean(0).tolist()
                     rate = len(sums) * self.count / (time.monotonic() - started)
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {right / self.local:.1%}, {rate:,.0f} examples/s", refresh=False)
-                if last or self.told_to_stop(stop, step):
+                told = self.told_to_stop(stop, 0 if last else step)
+                if last or told:
                     for loss, right in torch.stack(sums).tolist():
                         progress.losses.append(loss)
                         progress.right += round(right)
                     progress.seconds, progress.step = before + time.monotonic() - started, step + 1
-                    if not last or self.told_to_stop(stop, 0):
-                        self.save()
-                        raise Stopped
+                if told:
+                    self.save()
+                    raise Stopped(told)
         self.end_epoch()
 
     @property
@@ -196,68 +174,64 @@ class Trainer:
         """One step of the optimizer; returns this process's mean loss and the number of right answers, on the device."""
         training, accelerator, epoch = self.training, self.accelerator, self.progress.epoch
         self.done = epoch * self.steps + step
-        rank, device = accelerator.process_index, accelerator.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["full_lr"] * rate(training, epoch + step / self.steps)
+        set_rates(self.optimizer, training, epoch + step / self.steps)
         draws = self.task.draw(rows, generator(training.seed, epoch, step))
-        shares = torch.ones(len(rows))
-        mixing = training.mixup > 0 and epoch < training.epochs - training.clean_epochs
-        if mixing:
-            beta = np.random.default_rng([training.seed, epoch, step]).beta(training.mixup, training.mixup, len(rows))
-            shares = torch.from_numpy(beta).float()
+        shares = self.mixup_shares(len(rows), epoch, step)
+        rank = accelerator.process_index
         seed_dropout(training.seed, epoch, step, rank)
-        embeddings, labels, losses, right = [], [], [], torch.zeros((), device=device)
+        parts = []
         for at in torch.arange(rank * self.local, (rank + 1) * self.local).split(self.local // training.accumulation):
             with accelerator.accumulate(self.net):
                 inputs = self.task.inputs(rows[at], *(each[at] for each in draws))
-                targets = soft_targets(self.task.targets[rows[at]].to(device), len(self.task.classes), training.label_smoothing)
-                label = targets.argmax(1)
-                if mixing:
-                    share = shares[at].to(device)
-                    inputs, targets = (mixed(inputs[0], share), *inputs[1:]), mixed(targets, share)
-                if training.channels_last and inputs[0].dim() == 4:
-                    inputs = (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])
-                logits = self.net(*inputs)
-                if training.center_loss:
-                    logits, embedding = logits
-                    embeddings.append(embedding.detach())
-                    labels.append(label)
-                loss = F.cross_entropy(logits.float(), targets, self.class_weights)
-                losses.append(loss.detach())
-                if self.centers is not None:
-                    loss = loss + training.center_loss * self.centers(embedding, label)
-                accelerator.backward(loss)
-                if training.clip_norm and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self.net.parameters(), training.clip_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                right += (logits.detach().argmax(1) == label).sum()
+                parts.append(self.part(inputs, rows[at], None if shares is None else shares[at]))
         if self.centers is not None:
-            self.centers.update(gather(torch.cat(embeddings)), gather(torch.cat(labels)))
+            embeddings = torch.cat([part.embedding for part in parts if part.embedding is not None])
+            self.centers.update(gather(embeddings), gather(torch.cat([part.label for part in parts])))
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return torch.stack([torch.stack(losses).mean(), right])
+        return torch.stack([torch.stack([part.loss for part in parts]).mean(), torch.stack([part.right for part in parts]).sum().float()])
 
-    def average(self, ours: Any, current: Any, count: Any) -> None:
+    def part(self, inputs: tuple[Tensor, ...], rows: Tensor, shares: Tensor | None) -> Part:
+        """Forward, backward, and the optimizer's step where this is the last part of the batch."""
+        training, accelerator = self.training, self.accelerator
+        targets = self.task.targets[rows].to(accelerator.device)
+        targets = soft_targets(targets, len(self.task.classes), training.label_smoothing)
+        label = targets.argmax(1)
+        if shares is not None:
+            shares = shares.to(accelerator.device)
+            inputs, targets = (mixed(inputs[0], shares), *inputs[1:]), mixed(targets, shares)
+        logits, embedding = self.net(*laid_out(inputs, training.channels_last)), None
+        if self.centers is not None:
+            logits, embedding = logits
+        cross_entropy = F.cross_entropy(logits.float(), targets, self.class_weights)
+        loss = cross_entropy if self.centers is None else cross_entropy + training.center_loss * self.centers(embedding, label)
+        accelerator.backward(loss)
+        if training.clip_norm and accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(self.net.parameters(), training.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        right = (logits.detach().argmax(1) == label).sum()
+        return Part(cross_entropy.detach(), right, None if embedding is None else embedding.detach(), label)
+
+    def mixup_shares(self, count: int, epoch: int, step: int) -> Tensor | None:
+        """(count,) what each example keeps of itself, or None in an epoch without mixup."""
+        training = self.training
+        if not training.mixup or epoch >= training.epochs - training.clean_epochs:
+            return None
+        beta = np.random.default_rng([training.seed, epoch, step]).beta(training.mixup, training.mixup, count)
+        return torch.from_numpy(beta).float()
+
+    def average(self, averaged: Weights, current: Weights, count: Tensor | int) -> None:
         """The moving average's step; a short run would otherwise still hold its first weights at the end."""
         decay = min(self.training.ema, (1 + self.done) / (10 + self.done))
-        get_ema_multi_avg_fn(decay)(ours, current, count)
+        get_ema_multi_avg_fn(decay)(averaged, current, count)
+
+    # --- the end of an epoch ---
 
     def end_epoch(self) -> None:
-        progress, accelerator = self.progress, self.accelerator
-        sums = torch.tensor([math.fsum(progress.losses) / self.steps, progress.right], dtype=torch.float32, device=accelerator.device)
-        loss, right = reduce(sums, "sum").tolist()
-        seen = self.steps * self.count
-        line = {
-            "epoch": progress.epoch + 1,
-            "step": (progress.epoch + 1) * self.steps,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": loss / accelerator.num_processes,
-            "accuracy": right / seen,
-            "images_per_s": seen / max(progress.seconds, 1e-9),
-            "seconds": progress.seconds,
-            "memory_mb": torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None,
-        }
+        """Measures the candidates, keeps the best, and logs the epoch."""
+        progress = self.progress
+        loss, line = self.epoch_line()
         if not math.isfinite(loss):
             raise FinetuneError(
                 f"epoch {progress.epoch + 1}: the loss is {loss}. Lower the rate (--set training.lr=...), or limit the gradient"
@@ -268,22 +242,49 @@ class Trainer:
             if self.select is not None:
                 prefix = "ema_" if name == "ema" else ""
                 line |= {f"{prefix}select_loss": select_loss, f"{prefix}select_accuracy": accuracy}
-            if self.select is None or (accuracy, -select_loss) > (progress.best, -progress.best_loss):
-                progress.best, progress.best_loss = accuracy, select_loss
-                progress.best_epoch, progress.best_weights = progress.epoch + 1, name
-                if self.run is not None and (self.select is not None or progress.epoch + 1 == self.training.epochs):
-                    self.run.save_tensors("best.safetensors", net.state_dict())
+            self.keep_if_best(name, net, accuracy, select_loss)
         progress.epoch, progress.step, progress.losses, progress.right, progress.seconds = progress.epoch + 1, 0, [], 0, 0.0
         if self.run is not None:
-            self.run.log(line)
-            if progress.epoch == self.training.epochs:
-                self.run.save_tensors("last.safetensors", self.model.state_dict())
-            tqdm.write(sentence(line, self.select))
-            if self.board is not None:
-                for name, value in line.items():
-                    if name not in ("epoch", "step") and value is not None:
-                        self.board.add_scalar(name, value, progress.epoch)
-                self.board.flush()
+            self.log(self.run, line)
+
+    def epoch_line(self) -> tuple[float, Line]:
+        """The mean loss, and the epoch in metrics.jsonl but for the selecting split."""
+        progress, accelerator = self.progress, self.accelerator
+        sums = torch.tensor([math.fsum(progress.losses) / self.steps, progress.right], dtype=torch.float32, device=accelerator.device)
+        loss, right = reduce(sums, "sum").tolist()
+        loss, seen = loss / accelerator.num_processes, self.steps * self.count
+        return loss, {
+            "epoch": progress.epoch + 1,
+            "step": (progress.epoch + 1) * self.steps,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": loss,
+            "accuracy": right / seen,
+            "images_per_s": seen / max(progress.seconds, 1e-9),
+            "seconds": progress.seconds,
+            "memory_mb": torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None,
+        }
+
+    def keep_if_best(self, name: str, net: nn.Module, accuracy: float, loss: float) -> None:
+        """Makes the net this run's best where it is; without a selecting split the last one is."""
+        progress = self.progress
+        if self.select is not None and (accuracy, -loss) <= (progress.best, -progress.best_loss):
+            return
+        progress.best, progress.best_loss = accuracy, loss
+        progress.best_epoch, progress.best_weights = progress.epoch + 1, name
+        if self.run is not None and (self.select is not None or progress.epoch + 1 == self.training.epochs):
+            self.run.save_tensors("best.safetensors", net.state_dict())
+
+    def log(self, run: Run, line: Line) -> None:
+        """An epoch that is over, to the folder, the terminal and TensorBoard."""
+        run.log(line)
+        if self.progress.epoch == self.training.epochs:
+            run.save_tensors("last.safetensors", self.model.state_dict())
+        tqdm.write(sentence(line, self.select))
+        if self.board is not None:
+            for name, value in line.items():
+                if name not in ("epoch", "step") and value is not None:
+                    self.board.add_scalar(name, value, self.progress.epoch)
+            self.board.flush()
 
     def candidates(self) -> list[tuple[str, nn.Module]]:
         """The nets that may be kept, by name."""
@@ -303,6 +304,8 @@ class Trainer:
             for buffer in net.buffers():  # BatchNorm's statistics are each process's own
                 broadcast(buffer)
         return self.task.logits(predictor(self.through(net), self.accelerator, self.training.channels_last), split)
+
+    # --- stopping and going on ---
 
     def parts(self) -> dict[str, Any]:
         """All that has a state, by its name in state.pt."""
@@ -327,13 +330,14 @@ class Trainer:
         if self.run is not None:
             self.run.keep_lines(self.progress.epoch)
 
-    def told_to_stop(self, stop: Callable[[], bool], step: int) -> bool:
-        """Whether any process was; they have to agree, so with several of them it is asked now and then."""
+    def told_to_stop(self, stop: StopSignal, step: int) -> int:
+        """The signal that any process got, or 0. They have to agree, so with several of them it is asked now and then."""
         if self.accelerator.num_processes == 1:
             return stop()
         if step % ASK_EVERY:
-            return False
-        return bool(reduce(torch.tensor(float(stop()), device=self.accelerator.device), "sum").item())
+            return 0
+        told = reduce(torch.tensor(float(bool(stop())), device=self.accelerator.device), "sum").item()
+        return (stop() or signal.SIGTERM) if told else 0
 
 
 class WithEmbedding(nn.Module):
@@ -347,26 +351,6 @@ class WithEmbedding(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.net(*inputs), self.read
-
-
-def predictor(net: nn.Module, accelerator: Accelerator, channels_last: bool) -> Predict:
-    """Runs `net` in evaluation mode, the examples dealt out to the processes."""
-
-    def predict(inputs_of: Callable[[Tensor], tuple[Tensor, ...]], count: int, batch_size: int) -> Tensor:
-        world, each = accelerator.num_processes, math.ceil(count / accelerator.num_processes)
-        mine = (torch.arange(each) * world + accelerator.process_index).clamp(max=count - 1)
-        net.eval()
-        parts = []
-        with torch.inference_mode(), accelerator.autocast():
-            for rows in mine.split(batch_size):
-                inputs = inputs_of(rows)
-                if channels_last and inputs[0].dim() == 4:
-                    inputs = (inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:])
-                parts.append(net(*inputs).float())
-            logits = gather(torch.cat(parts))
-        return logits.view(world, each, -1).transpose(0, 1).flatten(0, 1)[:count].cpu().clone()
-
-    return predict
 
 
 def batch_size(training: Training, examples: int, processes: int) -> int:
@@ -383,110 +367,7 @@ def batch_size(training: Training, examples: int, processes: int) -> int:
     return count
 
 
-def rate(training: Training, epochs: float) -> float:
-    """What the learning rates are multiplied with after so many epochs."""
-    warm = training.warmup_epochs
-    if epochs < warm:
-        return epochs / warm
-    if training.schedule == "step":
-        return training.step_factor ** (int(epochs) // training.step_epochs)
-    if training.schedule == "cyclic":
-        cycle, place = divmod(int(epochs), training.step_epochs)
-        return training.cycle_factor if cycle and place < training.cycle_epochs else 1.0
-    if training.schedule == "cosine":
-        return (1 + math.cos(math.pi * (epochs - warm) / max(training.epochs - warm, 1e-9))) / 2
-    return 1.0
-
-
-def optimizer_for(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Four groups at most: classifier or not, with weight decay or without (biases, norms, PReLU's slopes)."""
-    head = {id(parameter) for parameter in head_of(model)}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        top, decayed = id(parameter) in head, training.decay_all or parameter.dim() > 1
-        lr = training.lr if top or training.backbone_lr is None else training.backbone_lr
-        group = {"params": [], "lr": lr, "full_lr": lr, "weight_decay": training.weight_decay if decayed else 0.0}
-        groups.setdefault((top, decayed), group)["params"].append(parameter)
-    ordered = [groups[key] for key in sorted(groups, reverse=True)]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(ordered)
-    return torch.optim.SGD(ordered, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov and training.momentum > 0)
-
-
-def classifier_of(model: nn.Module) -> nn.Module:
-    """The layer that gives the logits. Raises FinetuneError where the net names none."""
-    if not isinstance(model, Classifier):
-        raise FinetuneError(f"{type(model).__name__} does not say which layer gives the classes (it has no CLASSIFIER)")
-    return model.get_submodule(model.CLASSIFIER)
-
-
-def embedding_width(model: nn.Module) -> int:
-    """How many numbers the classifier reads. Raises FinetuneError where it is no Linear."""
-    layer = classifier_of(model)
-    if not isinstance(layer, nn.Linear):
-        raise FinetuneError(f"center_loss: the classifier of {type(model).__name__} is a {type(layer).__name__}; it takes a Linear")
-    return layer.in_features
-
-
-def head_of(model: nn.Module) -> list[nn.Parameter]:
-    """What is trained at the classifier's rate: all but the convolutions where the net holds them as `cnn`, else the last layer."""
-    if convolutions(model) is not None:
-        return [parameter for name, parameter in model.named_parameters() if not name.startswith("cnn.")]
-    return list(classifier_of(model).parameters())
-
-
-def freeze(model: nn.Module, last: str | None) -> list[nn.Module]:
-    """Stops the training of the module `last` and of all before it; returns those whose mode has to stay that of evaluation."""
-    if last is None:
-        return []
-    names = dict(model.named_modules())
-    if last not in names or not last:
-        top = ", ".join(name for name, _ in model.named_children())
-        raise FinetuneError(f"freeze: {type(model).__name__} has no module {last!r}; it begins with {top}")
-    order = list(names)
-    end = max(at for at, name in enumerate(order) if f"{name}.".startswith(f"{last}."))
-    held = [names[name] for name in order[: end + 1] if not f"{last}.".startswith(f"{name}." if name else "") or name == last]
-    for module in held:
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
-    return held
-
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator that belongs to the key: the run's seed, the epoch, the step."""
-    return torch.Generator().manual_seed(mixed_seed(*key))
-
-
-def seed_dropout(*key: int) -> None:
-    """Seeds what modules draw from, on the CPU and on the GPU."""
-    torch.manual_seed(mixed_seed(*key))
-
-
-def mixed_seed(*key: int) -> int:
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come inside the block; a second Ctrl-C interrupts at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if number == signal.SIGINT and asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def board(run: Run, epoch: int) -> Any:
+def board(run: Run, epoch: int) -> SummaryWriter | None:
     """TensorBoard's writer, or None where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -495,11 +376,11 @@ def board(run: Run, epoch: int) -> Any:
     return SummaryWriter(run / "tensorboard", purge_step=epoch + 1)
 
 
-def sentence(line: dict[str, Any], select: str | None) -> str:
+def sentence(line: Line, select: str | None) -> str:
     """An epoch for the terminal."""
-    words = [f"epoch {line['epoch']:>3}", f"loss {line['loss']:.4f}", f"train {line['accuracy']:.2%}"]
+    parts = [f"epoch {line['epoch']:>3}", f"loss {line['loss']:.4f}", f"train {line['accuracy']:.2%}"]
     if select is not None:
-        words.append(f"{select} {line['select_accuracy']:.2%}")
+        parts.append(f"{select} {line['select_accuracy']:.2%}")
     if "ema_select_accuracy" in line:
-        words.append(f"(average {line['ema_select_accuracy']:.2%})")
-    return "  ".join([*words, f"{line['images_per_s']:,.0f} examples/s"])
+        parts.append(f"(average {line['ema_select_accuracy']:.2%})")
+    return "  ".join([*parts, f"{line['images_per_s']:,.0f} examples/s"])

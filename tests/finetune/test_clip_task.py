@@ -15,9 +15,11 @@ from finetune.clips.data import Clips
 from finetune.clips.sampling import windows
 from finetune.clips.task import ClipFeatureTask, ClipTask
 from finetune.config import Augment, Sampling, Training
-from finetune.images.task import Classify
 from finetune.train.augment import view
-from finetune.train.loop import accelerator_for, generator, predictor
+from finetune.train.device import accelerator_for
+from finetune.train.frozen import Classify
+from finetune.train.seeds import generator
+from finetune.train.task import predictor
 from zoo import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5, 120.0, 110.0), "test", (1 / 64, 1 / 32, 1 / 16))

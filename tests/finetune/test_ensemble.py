@@ -132,7 +132,7 @@ def test_runs_that_cannot_be_read_as_seeds_of_one_recipe_are_named(
     text = capsys.readouterr().out
     assert "recipes mobilefacenet, resnet18?[31m" in text and "\x1b" not in text
     assert "mean and sd are over recipes, not over seeds" in text
-    assert f"Optimistic, as they chose their epoch on the split they report (protocol seed): {other}." in text
+    assert f"Optimistic, as they chose their epoch on the split they report (protocol best-on-reported): {other}." in text
 
 
 def test_the_ensemble_is_the_mean_of_the_probabilities(runs: list[str]) -> None:
@@ -185,15 +185,15 @@ def test_runs_that_do_not_go_together_are_refused_in_one_line(
     bad = drawn_run.draw_run(tmp_path / "bad", **{"seed": 7, **settings})
     if change:
         change(bad)
-    assert main([*runs, str(bad)]) == 2
+    assert main([*runs, str(bad)]) == 1
     streams = capsys.readouterr()
     assert not streams.out and streams.err.count("\n") == 1
-    assert streams.err.startswith(f"finetune.ensemble: {bad}") and re.search(message, streams.err)
+    assert streams.err.startswith(f"error: {bad}") and re.search(message, streams.err)
 
 
 def test_another_class_order_is_shown_beside_the_expected_one(tmp_path: Path, runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     other = drawn_run.draw_run(tmp_path / "other", seed=7, classes=sorted(drawn_run.CLASSES))
-    assert main([*runs, str(other)]) == 2
+    assert main([*runs, str(other)]) == 1
     error = capsys.readouterr().err
     assert f"{other} (against {runs[0]}): class names differ" in error and "order of EmotiW" in error
     with pytest.raises(FinetuneError, match="class names differ"):
@@ -202,11 +202,11 @@ def test_another_class_order_is_shown_beside_the_expected_one(tmp_path: Path, ru
 
 def test_a_run_given_twice_counts_not_twice(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     again = f"{runs[0]}/../{Path(runs[0]).name}"
-    assert main([runs[0], again]) == 2
+    assert main([runs[0], again]) == 1
     assert f"{again}: given twice" in capsys.readouterr().err
 
 
-def test_the_command_ends_with_status_2_and_without_a_traceback(tmp_path: Path) -> None:
+def test_the_command_ends_with_status_1_and_without_a_traceback(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "finetune.ensemble", "nowhere"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "finetune.ensemble: nowhere/config.json: no such file, so nowhere is no run folder; a recipe's --out makes one\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: nowhere/config.json: no such file, so nowhere is no run folder; a recipe's --out makes one\n"

@@ -204,10 +204,10 @@ def test_pictures_that_are_not_the_predictions_are_refused_and_nothing_is_writte
     assert sorted(run.iterdir()) == before
 
 
-def test_a_seed_run_says_that_its_number_is_optimistic(tmp_path: Path) -> None:
+def test_a_run_with_the_best_epoch_on_the_reported_images_says_that_its_number_is_optimistic(tmp_path: Path) -> None:
     page = Page(write_report(drawn_run.draw_run(tmp_path / "run", on="private", protocol="seed")))
     assert "This number is optimistic." in page.text
-    assert "The epoch was chosen on private, the split that is reported, as the older project did: it is the best of 40 epochs" in page.text
+    assert "The epoch was chosen on private, the split that is reported: it is the best of 40 epochs" in page.text
 
 
 def test_data_whose_one_split_selects_and_is_reported_say_so_too(tmp_path: Path) -> None:

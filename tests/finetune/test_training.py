@@ -19,11 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.config import Augment, Training
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Stopped
 from finetune.images.task import ImageTask
 from finetune.runs.folder import Run
 from finetune.train.augment import view
-from finetune.train.loop import Progress, Stopped, Trainer, accelerator_for, batch_size, freeze, generator, optimizer_for, rate
+from finetune.train.device import accelerator_for
+from finetune.train.frozen import freeze
+from finetune.train.loop import Progress, Trainer, batch_size
+from finetune.train.optim import optimizer_for, rate_factor
+from finetune.train.seeds import generator
 from zoo import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5,) * 3, "test", 1 / 64)
@@ -238,7 +242,7 @@ def test_two_processes_train_the_same_net_as_one(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_rate_s_course(training: Training, epochs: float, factor: float) -> None:
-    assert rate(training, epochs) == pytest.approx(factor)
+    assert rate_factor(training, epochs) == pytest.approx(factor)
 
 
 def test_backbone_and_head_have_rates_and_decay_of_their_own() -> None:

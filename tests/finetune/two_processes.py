@@ -10,8 +10,8 @@ from pathlib import Path
 
 from test_training import trained
 
-from finetune.command import leave
+from finetune.command import leave_group
 
 if __name__ == "__main__":
     trained(Path(sys.argv[1]))
-    leave()
+    leave_group()
