@@ -1,27 +1,31 @@
-"""What the recipes of images and of clips share: which rows do what, and a run from its plan to its report."""
+"""A run from its plan to its report, for images and for clips: class Job, read from the top."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
+
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from finetune.config import Training, as_json
 from finetune.errors import FinetuneError
 from finetune.protocol import Data, Plan
+from finetune.runs.folder import Run
+from finetune.runs.metrics import Scores, read_predictions, score_table
+from finetune.runs.report import write_report
+from finetune.train.frozen import Classify
+from finetune.train.loop import Progress, Trainer
+from finetune.train.task import Task
 from zoo import Preprocess
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch import Tensor, nn
-
-    from finetune.runs.folder import Run
-    from finetune.train.loop import Progress
-    from finetune.train.task import Task
+PROTOTXT = "net.prototxt"  # the file of a run that holds the structure of a converted net
 
 
 class AnyRecipe(Protocol):
@@ -117,6 +121,199 @@ def from_run(init: str, data: Data) -> tuple[nn.Module, dict[str, Any]] | None:
     return model, {**known.get("arguments", {}), "num_classes": len(data.classes)}
 
 
+@dataclass(frozen=True)
+class Start:
+    """A net with its initial weights.
+
+    architecture  the class of architectures that it is, or "caffe"; arguments: what it was built with, as JSON values
+    prototxt      of a net converted from Caffe, or of one around it: it becomes a file of the run
+    """
+
+    model: nn.Module
+    architecture: str
+    arguments: Mapping[str, object]
+    prototxt: str | None = None
+
+
+RecipeT = TypeVar("RecipeT", bound=AnyRecipe)
+DataT = TypeVar("DataT", bound=Data)
+
+
+class Job(ABC, Generic[RecipeT, DataT]):
+    """A run, from a recipe, data and a plan of who does what with them, to a folder with weights, figures and a report.
+
+    run() is the order of things; images.job.ImageJob and clips.job.ClipJob say what their data and nets are. `notes` are what a
+    reader of the figures has to know of the data, `facts` more fields of config.json.
+    """
+
+    unit = "images"  # what the data consist of
+
+    def __init__(
+        self,
+        recipe: RecipeT,
+        data: DataT,
+        plan: Plan,
+        out: Path,
+        accelerator: Accelerator,
+        *,
+        command: str = "",
+        notes: Sequence[str] = (),
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        check(recipe)
+        self.recipe, self.data, self.plan, self.out, self.accelerator = recipe, data, plan, out, accelerator
+        self.command, self.notes, self.facts = command, [*data.notes, *plan.notes, *notes], dict(facts or {})
+
+    def run(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Raises FinetuneError or ZooError, before anything is trained where it can, and Stopped after a signal."""
+        if resume and (self.out / "result.json").is_file():
+            Run.resume(self.out, self.config())
+            self.accelerator.print(f"{self.out} is finished: {self.out / 'report.html'}")
+            return
+        began = time.monotonic()
+        with self.accelerator.main_process_first():
+            start = self.start()
+        folder = self.open_folder(resume=resume, overwrite=overwrite)
+        self.accelerator.print(self.headline(start.model))
+
+        task, training = self.task(start.model), self.recipe.training
+        trainer = Trainer(start.model, task, training, self.accelerator, folder, select=self.plan.select, through=self.trained, began=began)
+        progress = trainer.fit(resume=resume)
+
+        load_best(start.model, folder, self.accelerator)
+        tensors = self.measure(start.model, task)
+        trainer.count_time()
+        if folder is not None:
+            self.report(folder, start, progress, tensors)
+        self.accelerator.wait_for_everyone()
+
+    # --- what images and clips do in their own ways ---
+
+    @abstractmethod
+    def start(self) -> Start:
+        """The net with its initial weights."""
+
+    @abstractmethod
+    def task(self, model: nn.Module) -> Task:
+        """The data as the training loop takes them; `model` computes the features of a net that is frozen below them."""
+
+    def trained(self, model: nn.Module) -> nn.Module:
+        """The module that the task's inputs go through: all of the net, or what lies above its features."""
+        return Classify(model) if self.recipe.views else model
+
+    @abstractmethod
+    def predictions(self, model: nn.Module, task: Task, split: str) -> dict[str, Tensor]:
+        """logits (n, K), copy (n,) bool and perhaps logits_ten_crop (n, K) of a split: see runs.metrics.SplitPredictions."""
+
+    @abstractmethod
+    def pictures(self, rows: Tensor) -> Tensor:
+        """(n, H, W) or (n, 3, H, W) uint8: one picture of each of these rows, for the report."""
+
+    def write_files(self, folder: Run, tensors: Mapping[str, Tensor]) -> None:
+        """More files of the run, from its predictions."""
+
+    # --- the steps ---
+
+    def config(self) -> dict[str, object]:
+        """config.json of the run."""
+        counts = {name: len(rows) for name, rows in self.plan.rows.items()}
+        return {
+            "recipe": self.recipe.name, "command": self.command, "protocol": self.recipe.protocol, "seed": self.recipe.training.seed,
+            "data": {"name": self.data.name, "sha256": self.data.sha256, "counts": counts, "notes": self.notes},
+            "classes": list(self.data.classes), "config": as_json(self.recipe), **self.facts,
+        }  # fmt: skip
+
+    def open_folder(self, *, resume: bool, overwrite: bool) -> Run | None:
+        """The run's folder, new or resumed; None in all processes but the first."""
+        if not self.accelerator.is_main_process:
+            return None
+        if resume and (self.out / "config.json").is_file():
+            return Run.resume(self.out, self.config())
+        return Run.create(self.out, self.config(), overwrite=overwrite, device=str(self.accelerator.device))
+
+    def measure(self, model: nn.Module, task: Task) -> dict[str, Tensor]:
+        """The tensors of predictions.safetensors."""
+        tensors: dict[str, Tensor] = {}
+        for split in self.plan.looked_at():
+            rows = self.plan.rows[split]
+            found = {"labels": self.data.labels[rows], "rows": rows, **self.predictions(model, task, split)}
+            tensors |= {f"{split}/{name}": tensor for name, tensor in found.items()}
+        return tensors
+
+    def report(self, folder: Run, start: Start, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Everything that a finished run leaves, and its figures on the terminal."""
+        about = {"classes": json.dumps(self.data.classes), "data_sha256": self.data.sha256}
+        folder.save_tensors("predictions.safetensors", tensors, about)
+        table = score_table(read_predictions(self.out))
+        if start.prototxt is not None:
+            folder.save_text(PROTOTXT, start.prototxt)
+        folder.write_card(self.card(start, table))
+        self.write_files(folder, tensors)
+        folder.finish(self.result(folder, progress, table))
+        report = write_report(self.out, self.pictures(self.plan.rows[self.plan.report]))
+        print(self.summary(table, progress), f"report: {report}", sep="\n")
+
+    def card(self, start: Start, table: Mapping[str, Scores]) -> dict[str, object]:
+        """card.json: what zoo.load() needs to know of the net."""
+        spec = self.recipe.input
+        preprocess = {"size": list(spec.size or ()), "channels": spec.channels, "mean": spec.mean, "scale": spec.scale}
+        return {
+            "architecture": start.architecture,
+            "arguments": dict(start.arguments),
+            "classes": list(self.data.classes),
+            "title": f"{self.recipe.name} finetuned on {self.data.name}",
+            "preprocess": preprocess if spec.resize is None else {**preprocess, "resize": as_json(spec.resize)},
+            **({} if start.prototxt is None else {"prototxt": PROTOTXT}),
+            "recipe": self.recipe.name,
+            "scores": {label: scores["accuracy"] for label, scores in table.items()},
+        }
+
+    def result(self, folder: Run, progress: Progress, table: Mapping[str, Scores]) -> dict[str, object]:
+        """result.json."""
+        lines = folder.lines()
+        accuracy = None if self.plan.select is None else progress.best
+        selected = {"epoch": progress.best_epoch, "weights": progress.best_weights, "on": self.plan.select, "accuracy": accuracy}
+        return {
+            "protocol": self.recipe.protocol, "selected": selected, "report": self.plan.report, "scores": dict(table),
+            "seconds": progress.wall, "images_per_s": statistics.median(line["images_per_s"] for line in lines),
+            "memory_mb": max((line["memory_mb"] for line in lines if line["memory_mb"]), default=None),
+        }  # fmt: skip
+
+    # --- the terminal ---
+
+    def headline(self, model: nn.Module) -> str:
+        """What is about to be trained."""
+        recipe, plan, accelerator = self.recipe, self.plan, self.accelerator
+        counts = ", ".join(f"{name} {len(rows):,}" for name, rows in plan.rows.items())
+        size = "×".join(map(str, recipe.input.size or ()))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        where = f"{accelerator.num_processes} × {accelerator.device.type}, {accelerator.mixed_precision.replace('no', 'float32')}"
+        picks = "takes the last epoch" if plan.select is None else f"picks the epoch on {plan.select}"
+        return "\n".join(
+            [
+                f"{recipe.name}: {recipe.about}",
+                f"data     {self.data.name}: {counts}; {len(self.data.classes)} classes",
+                *(f"note     {note}" for note in plan.notes),
+                f"net      {type(model).__name__} at {size}, {parameters:,} parameters, initial weights: {recipe.init}",
+                f"on       {where}; {picks}, reports {plan.report}",
+            ]
+        )
+
+    def summary(self, table: Mapping[str, Scores], progress: Progress) -> str:
+        """What was measured."""
+        plan, width = self.plan, max(map(len, table))
+        why = "is the last one" if plan.select is None else f"was picked on {plan.select}"
+        lines = [f"epoch {progress.best_epoch} {why}" + (" (averaged weights)" if progress.best_weights == "ema" else "")]
+        if plan.select == plan.report:
+            lines.append(f"note     {plan.report} picked the epoch and is reported: the figures are a maximum over epochs, so too high")
+        lines.append(f"{'':<{width}}  {self.unit:>7}  accuracy    mean recall  macro F1")
+        for label, scores in table.items():
+            error = f"± {scores['standard_error']:.2%}"
+            figures = f"{scores['accuracy']:>7.2%} {error:<9} {scores['mean_recall']:>7.2%}  {scores['f1']:>8.2%}"
+            lines.append(f"{label:<{width}}  {scores['images']:>7,}  {figures}")
+        return "\n".join(lines)
+
+
 def carry_through(
     recipe: AnyRecipe,
     data: Data,
@@ -134,11 +331,6 @@ def carry_through(
     overwrite: bool = False,
 ) -> None:
     """Trains what start() returns (the net, and what card.json says of it), measures it and leaves the run folder."""
-    from finetune.runs.folder import Run
-    from finetune.runs.metrics import read_predictions, score_table
-    from finetune.runs.report import write_report
-    from finetune.train.loop import Trainer
-
     begun = (out / "config.json").is_file()
     if resume and begun and (out / "result.json").is_file():
         Run.resume(out, config)
@@ -156,8 +348,7 @@ def carry_through(
     accelerator.print(headline(recipe, data, plan, model, accelerator))
 
     prepared = prepare(model)
-    trainer = Trainer(model, prepared.task, recipe.training, accelerator, run, select=plan.select, through=prepared.through)
-    trainer.since = began
+    trainer = Trainer(model, prepared.task, recipe.training, accelerator, run, select=plan.select, through=prepared.through, began=began)
     progress = trainer.fit(resume=resume)
 
     load_best(model, run, accelerator)

@@ -70,7 +70,8 @@ class Trainer:
     """Trains `model` on `task` into a run folder; `run` is None in all processes but the first.
 
     `select` is the split whose accuracy picks the epoch, None takes the last one. `through` makes the module that is called from
-    the model whose weights are kept: classify() alone, where the features below were computed beforehand.
+    the model whose weights are kept: classify() alone, where the features below were computed beforehand. The run's time counts from
+    `began` (of time.monotonic()) on.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Trainer:
         *,
         select: str | None,
         through: Callable[[nn.Module], nn.Module] = lambda model: model,
+        began: float | None = None,
     ) -> None:
         self.model, self.task, self.training, self.accelerator, self.run = model, task, training, accelerator, run
         self.select, self.through = select, through
@@ -105,7 +107,7 @@ class Trainer:
         self.class_weights = class_weights(labels, len(task.classes)).to(accelerator.device) if training.balanced else None
         self.board: SummaryWriter | None = None
         self.done = 0
-        self.since = time.monotonic()  # up to where progress.wall has counted; a caller may put it back to count what it did before
+        self.since = time.monotonic() if began is None else began  # up to where progress.wall has counted
 
     def fit(self, *, resume: bool = False) -> Progress:
         """Trains to the end and leaves best.safetensors and last.safetensors in the run folder.
