@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("files", nargs="*", metavar="FILE", type=Path, help="a prototxt, a caffemodel (.caffemodel, .caffemodel.h5), or both")
     p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), .py (source), .caffemodel")
+    p.add_argument("--half", action="store_true", help="with -o net.caffemodel: kernels in half precision, NVIDIA Caffe's form")
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
 
         print("\n".join(layer_types()))
         return
+    if options.half and (options.output is None or options.output.suffix != ".caffemodel"):
+        usage("--half goes with -o net.caffemodel; a state dict is halved in PyTorch")
     prototxt, weights = _told_apart(options.files, usage)
     shapes = _shapes(options.input_shape, usage)
     if options.verify:
@@ -207,7 +210,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
     graph, plan = prepare(prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
     with _Bar(options, sum(p.numel() * 4 for step in graph.steps for p in step.module.parameters()), output.name) as bar:
-        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar)
+        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, half=options.half)
     _notes(graph.notes, options)
     if options.json:
         from converter.table import net_json

@@ -104,7 +104,7 @@ def _export(options: argparse.Namespace) -> Answer:
     from zoo.models.named import load
 
     prototxt = options.prototxt or options.output.with_suffix(".prototxt")
-    save_caffe(load(options.name), prototxt, options.output)
+    save_caffe(load(options.name), prototxt, options.output, half=options.half)
     return _paths({"prototxt": prototxt, "caffemodel": options.output})
 
 
@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("name", help="a model, or the folder of a finetuning run")
     exporting.add_argument("-o", "--output", type=Path, required=True, metavar="NET.caffemodel", help="the weights")
     exporting.add_argument("--prototxt", type=Path, help="the structure; without it NET.prototxt")
+    exporting.add_argument("--half", action="store_true", help="kernels in half precision, NVIDIA Caffe's form")
     command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?")
     cleaning = command("clean", _clean, "remove unfinished downloads and converted weights")
     cleaning.add_argument("name", nargs="?")

@@ -25,7 +25,7 @@ from converter.errors import ConversionError, MismatchError, UnsupportedError, s
 from converter.files import SUFFIXES, whole_file
 from converter.net import CaffeNet, StoredLayer
 from converter.read.caffemodel import Source
-from converter.write.encode import write_caffemodel
+from converter.write.encode import LARGEST_HALF, is_kernel, write_caffemodel
 
 _CHUNK = 16 << 20
 Progress = Callable[[int], None]
@@ -45,8 +45,16 @@ def metadata(net: CaffeNet, graph: Graph, hashes: dict[str, str]) -> dict[str, s
     return {**facts, **{f"sha256.{names[name]}": digest for name, digest in hashes.items()}}
 
 
-def write(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict[str, str]], progress: Progress | None = None) -> None:
-    """Write the net in the format of the path's suffix.
+def write(
+    path: Path,
+    graph: Graph,
+    plan: Plan | None,
+    hashes: Callable[[], dict[str, str]],
+    progress: Progress | None = None,
+    *,
+    half: bool = False,
+) -> None:
+    """Write the net in the format of the path's suffix; `half` is save_caffemodel()'s.
 
     Raises:
         ConversionError: no such format, or the file cannot be written.
@@ -68,7 +76,7 @@ def write(path: Path, graph: Graph, plan: Plan | None, hashes: Callable[[], dict
     elif path.suffix == ".caffemodel":
         net = assemble(graph)
         load(net, graph, plan)
-        save_caffemodel(net, path)
+        save_caffemodel(net, path, half=half)
         report(sum(value.nbytes for value in net.state_dict().values()))
     else:
         raise ConversionError(f"{path}: the output's name ends in {path.suffix!r}; it must be one of {', '.join(SUFFIXES)}.")
@@ -140,14 +148,16 @@ def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Pr
     file.seek(0, os.SEEK_END)
 
 
-def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str]) -> None:
+def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write the net's weights as a .caffemodel (V2, float32): what convert() reads, with the net's own prototxt, to the same numbers.
 
-    Weights only: the layers are named, not connected. net.prototxt is the net that they belong to.
+    Weights only: the layers are named, not connected. net.prototxt is the net that they belong to. `half` rounds the kernels of
+    convolutions and dense layers to half precision, in NVIDIA Caffe's form (raw_data): convert() and OpenCV's importer read it, BVLC's
+    Caffe does not. Biases and statistics stay float32.
 
     Raises:
         MismatchError: layers that no longer have the weights of the prototxt's; all of them, in one message.
-        UnsupportedError: weights that a caffemodel cannot hold.
+        UnsupportedError: weights that a caffemodel cannot hold, or `half` cannot.
         ConversionError: the file cannot be written; nothing is left then.
     """
     if not net._stored:
@@ -159,8 +169,22 @@ def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str]) -> None:
             " convert(..., num_output={layer: count}) changes a layer and the prototxt alike."
         )
     _check_shared(net)
+    if half:
+        _check_half(net)
     layers = ((layer.name, layer.type, [blob.numpy() for blob in _blobs(net, layer)]) for layer in _written(net))
-    write_caffemodel(Path(path), layers, name=net.name)
+    write_caffemodel(Path(path), layers, name=net.name, half=half)
+
+
+def _check_half(net: CaffeNet) -> None:
+    """Refuse kernels whose values half precision does not reach; all of them, in one message."""
+    beyond = []
+    for layer in _written(net):
+        for number, blob in enumerate(_blobs(net, layer)):
+            largest = blob[blob.isfinite()].abs().max() if is_kernel(blob.shape) and blob.isfinite().any() else 0.0
+            if largest > LARGEST_HALF:
+                beyond.append(f"layer {layer.name!r}, blob {number}: {float(largest):,.0f}")
+    if beyond:
+        raise UnsupportedError(f"half precision ends at {LARGEST_HALF:,.0f}; write float32, without half: {some(beyond)}.")
 
 
 def _problems(net: CaffeNet, layer: StoredLayer) -> list[str]:

@@ -113,6 +113,33 @@ def test_trained_weights_of_half_precision_are_written_as_float32(tmp_path: Path
     assert torch.equal(again.state_dict()["fc.weight"], net.state_dict()["fc.weight"].float())
 
 
+def test_half_rounds_the_kernels_and_nothing_else(tmp_path: Path) -> None:
+    """Held against protobuf's reading of NVIDIA's fields, not only against our own."""
+    net = net_of(tmp_path, HEAD, CONV, FC)
+    for value in net.state_dict().values():
+        torch.nn.init.normal_(value)
+    save_caffemodel(net, tmp_path / "net.caffemodel", half=True)
+    state, again = net.state_dict(), convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel").state_dict()
+    assert all(torch.equal(again[key], value.half().float() if value.dim() > 1 else value) for key, value in state.items())
+    assert not torch.equal(again["fc.weight"], state["fc.weight"])
+    message = message_class("NetParameter").FromString((tmp_path / "net.caffemodel").read_bytes())
+    blobs = {layer.name: layer.blobs for layer in message.layer}
+    weight, bias = blobs["fc"]
+    assert weight.raw_data_type == 2 and not weight.data and tuple(weight.shape.dim) == tuple(state["fc.weight"].shape)
+    assert numpy.array_equal(numpy.frombuffer(weight.raw_data, "<f2"), state["fc.weight"].half().numpy().ravel())
+    assert numpy.array_equal(numpy.array(bias.data, "f4"), state["fc.bias"].numpy()) and not bias.raw_data
+
+
+def test_a_kernel_beyond_half_precision_is_refused_by_name(tmp_path: Path) -> None:
+    net = net_of(tmp_path, HEAD, CONV, FC)
+    with torch.no_grad():
+        net.get_parameter("fc.weight")[0, 0], net.get_parameter("fc.bias")[0] = 70_000, 1e9
+    with pytest.raises(UnsupportedError, match=r"ends at 65,504; write float32, without half: layer 'fc', blob 0: 70,000\.$"):
+        save_caffemodel(net, tmp_path / "net.caffemodel", half=True)
+    assert not (tmp_path / "net.caffemodel").exists()
+    save_caffemodel(net, tmp_path / "net.caffemodel")
+
+
 def test_a_copied_and_a_pickled_net_can_be_written_too(tmp_path: Path) -> None:
     net = converted("BatchNorm-0")
     for i, twin in enumerate([copy.deepcopy(net), pickle.loads(pickle.dumps(net))]):
@@ -188,6 +215,10 @@ def test_the_command_writes_a_caffemodel_of_the_newest_form(tmp_path: Path) -> N
     assert said.returncode == 0 and "every blob of the net found" in said.stdout
     assert same_state(convert(prototxt, weights), convert(prototxt, out))
     assert "V2" in run(str(out)).stdout
+    half = run(str(prototxt), str(weights), "-o", str(tmp_path / "half.caffemodel"), "--half")
+    assert half.returncode == 0 and (tmp_path / "half.caffemodel").stat().st_size < 0.75 * out.stat().st_size
+    wrong = run(str(prototxt), str(weights), "-o", str(tmp_path / "net.safetensors"), "--half")
+    assert wrong.returncode == 2 and "--half goes with -o net.caffemodel" in wrong.stderr
 
 
 # --- prototxts ---------------------------------------------------------------------------------------------------

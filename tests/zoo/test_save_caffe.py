@@ -77,20 +77,22 @@ def test_the_pair_converts_back_to_the_model_s_own_numbers(build: Any, blob: str
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
 @pytest.mark.parametrize(("build", "blob", "shape"), MODELS.values(), ids=MODELS.keys())
 @torch.inference_mode()
-def test_opencv_s_importer_computes_the_model_s_numbers_from_the_pair(
-    build: Any, blob: str, shape: tuple[int, ...], tmp_path: Path
+def test_opencv_s_importer_computes_the_converted_net_s_numbers_from_the_pair(
+    build: Any, blob: str, shape: tuple[int, ...], half: bool, tmp_path: Path
 ) -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is what the pair is read with (the extra `verify`)")
     model = drawn(build()).eval()
     prototxt, caffemodel = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
-    zoo.save_caffe(model, prototxt, caffemodel)
+    zoo.save_caffe(model, prototxt, caffemodel, half=half)
     net = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
     x = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(1))  # the prototxt's batch size
     net.setInput(x.numpy())
     # OpenCV knows layers, not blobs: of those that write fc1 the last one is its Scale
-    want, got = model(x), torch.from_numpy(net.forward({"fc1": "fc1_scale"}.get(blob, blob)).copy()).reshape(1, -1)
+    want = (convert(prototxt, caffemodel)(x, blobs=(blob,))[blob] if half else model(x)).reshape(1, -1)
+    got = torch.from_numpy(net.forward({"fc1": "fc1_scale"}.get(blob, blob)).copy()).reshape(1, -1)
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 
 

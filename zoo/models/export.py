@@ -41,8 +41,8 @@ def forms() -> dict[str, str]:
     return {**carded, **WITHOUT_A_CARD}
 
 
-def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str]) -> None:
-    """Write a model as a Caffe net: a deploy prototxt and its caffemodel (V2, float32).
+def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write a model as a Caffe net: a deploy prototxt and its caffemodel (V2; float32, or `half` as save_caffemodel() means it).
 
     For converted nets (zoo.load_caffe, converter.convert), and for the architectures whose layers Caffe has: forms() names
     them. A model with other classes or of another width gets its numbers into its prototxt; a classifier above an embedding
@@ -60,7 +60,7 @@ def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: s
     try:
         with whole_file(Path(prototxt)) as file:
             file.write(net.prototxt.encode())
-            save_caffemodel(net, caffemodel)
+            save_caffemodel(net, caffemodel, half=half)
     except ConversionError as error:
         raise SaveError(str(error)) from error
 
