@@ -40,7 +40,7 @@ from finetune.video.prepare import prepare
 from finetune.video.records import Options, Outcome, Video
 from finetune.video.sources import find_videos
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
+WEIGHTS = Path(__file__).parents[4] / "shared" / "models"
 weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the authors' det1 to det3.caffemodel aren't in the project")
 
 
@@ -708,7 +708,7 @@ def test_an_interrupted_run_leaves_whole_folders_and_the_next_one_goes_on(tmp_pa
     for name in ("1", "2", "3"):
         write(src / f"{name}.avi", moving(6 if name == "1" else 16, side=30))
     command = [sys.executable, made.__file__, str(src), str(dst), "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     # A group of its own, so that Ctrl-C reaches the workers too, as a terminal's does.
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 600
@@ -897,7 +897,7 @@ def test_the_command_runs_with_the_zoos_detector(tmp_path: Path, astronaut: Path
     write(src / "Sad" / "1.avi", [noise((120, 160), 3)] * 5)
     environment = {**os.environ, "CAFFEZOO_HOME": str(home), "CAFFEZOO_OFFLINE": "1"}
     command = [sys.executable, "-m", "finetune.prepare_video", str(src), str(tmp_path / "dst"), "--workers", "1", "--every", "3"]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 1
     assert done.stderr == ""
     assert done.stdout.startswith("2 videos: 1 done, 1 no face\n14 faces of 112×96")

@@ -24,7 +24,7 @@ from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.errors import FinetuneError
 from finetune.labels import EMOTIW, FER2013
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "ck48" / "ck48_sequences.npz"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "ck48" / "ck48_sequences.npz"
 real = pytest.mark.skipif(not REAL.is_file(), reason="CK+48 may not be handed on; it is not beside this checkout")
 
 RNG = np.random.default_rng(3)
