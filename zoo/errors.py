@@ -9,6 +9,7 @@ ZooError
 ├── FetchError      every mirror failed
 ├── CacheError      the cache cannot be written: read-only, full, no permission
 ├── LoadError       the weights do not fit the architecture, or a run folder or Caffe net cannot be loaded
+├── PictureError    a file is no picture that is read here, or not a whole one
 └── SaveError       the model has no Caffe form, or its files cannot be written
 """
 
@@ -46,6 +47,10 @@ class CacheError(ZooError, OSError):
 
 
 class LoadError(ZooError):
+    pass
+
+
+class PictureError(ZooError):
     pass
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save, save_file
 
 import architectures
 import zoo
+from zoo.cards.record import Crop
 from zoo.errors import LoadError, UnknownModel
 from zoo.models.runs import is_run
 
@@ -100,6 +101,12 @@ def test_the_card_says_what_card_json_says(run: Path) -> None:
     assert (card.scores, card.preprocess.size, card.preprocess.mean) == (CARD["scores"], (48, 48), (128.0, 127.0, 126.0))
     with pytest.raises(AttributeError):
         card.name = "b"
+
+
+def test_the_card_says_what_is_seen_around_a_face(run: Path, tmp_path: Path, weights: bytes) -> None:
+    assert zoo.load(run).card.crop is None
+    folder = write_run(tmp_path / "b", weights, crop={"margin": 0.25, "align": True, "source": "prepare_video"})
+    assert zoo.load(folder).card.crop == Crop(0.25, True, "prepare_video")
 
 
 def test_a_text_with_a_slash_and_a_folder_beside_it_are_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +323,8 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a mean in a file": ({"preprocess": {**SPEC, "mean": "/etc/passwd"}}, "mean .a number for each channel."),
     "an infinite scale": ({"preprocess": {**SPEC, "scale": float("inf")}}, "scale"),
     "a huge image": ({"preprocess": {**SPEC, "size": [1 << 20, 1 << 20]}}, r"size .height, width."),
+    "a crop without a margin": ({"crop": {"align": True}}, "crop is .*margin"),
+    "a crop that sees a continent": ({"crop": {"margin": 1e9, "align": False}}, "-0.4 to 4"),
     "channels of another order": ({"preprocess": {**SPEC, "channels": "GBR"}}, "channels"),
     "scores of words": ({"scores": {"public": "good"}}, "scores is"),
     "arguments of a Caffe net": ({"architecture": "caffe", "prototxt": "net.prototxt"}, "takes no arguments but"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.preprocess import Preprocess
-from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Terms
+from zoo.cards.record import Archive, Card, Checksum, Crop, File, Mirror, Network, Terms
 
 # --- VGG-Face ----------------------------------------------------------------------------------------------------
 
@@ -54,6 +54,7 @@ VGG_FACE = Card(
     architecture="architectures:VGGFace",
     parameters=145_002_878,
     labels_file="names.txt",
+    crop=Crop(0.1, source="the paper aligns nothing in training; how much is seen around the face is a choice of this project"),
     notes="A widely copied snippet flips to BGR and then subtracts the means in R, G, B order; that is wrong.",
 )
 
@@ -85,6 +86,7 @@ CENTER_LOSS_FACE = Card(
         source="ydwen/caffe-face face_example/extractDeepFeature.m",
     ),
     architecture="architectures:CenterLossFace",
+    crop=Crop(align=True, source="ydwen/caffe-face face_example/extractDeepFeature.m"),
     parameters=27_543_072,
     notes=(
         "Nobody has published a checksum. Eye centres, nose tip and mouth corners are aligned to (30.2946, 51.6963), "
@@ -134,6 +136,7 @@ SPHEREFACE20 = Card(
         source="openvinotoolkit/open_model_zoo 2021.4.2, models/public/Sphereface/model.yml and README.md",
     ),
     architecture="architectures:SphereFace20",
+    crop=Crop(align=True, source="wy1iu/sphereface preprocess/code/face_align_demo.m"),
     parameters=22_670_656,
 )
 
@@ -173,6 +176,7 @@ MOBILEFACENET = Card(
         source="honghuCode/mobileFacenet-ncnn caffe_forward.py; RGB, unlike most Caffe nets: it came from MXNet",
     ),
     architecture="architectures:MobileFaceNet",
+    crop=Crop(align=True, source="an aligned face, as its input says; 112×112 show 8 columns more at the left and right"),
     parameters=979_200,
 )
 
@@ -315,6 +319,8 @@ _LEVI_PREPROCESS = Preprocess(
     source="AgeGenderDemo.ipynb (256×256, BGR, 0..255); the means are the channel means of its mean.binaryproto",
 )
 
+_LEVI_CROP = Crop(0.4, source="nobody says; how much is seen around the face is a choice of this project")
+
 AGE_NET = Card(
     name="age_net",
     title="Levi and Hassner's age net",
@@ -336,6 +342,7 @@ AGE_NET = Card(
     input="(N, 3, 227, 227)",
     outputs="probabilities of eight age ranges",
     preprocess=_LEVI_PREPROCESS,
+    crop=_LEVI_CROP,
     classifier="fc8",
     parameters=11_415_048,
     labels=("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)"),
@@ -366,6 +373,7 @@ GENDER_NET = Card(
     input="(N, 3, 227, 227)",
     outputs="probabilities of two genders",
     preprocess=_LEVI_PREPROCESS,
+    crop=_LEVI_CROP,
     classifier="fc8",
     parameters=11_411_970,
     labels=("Male", "Female"),
@@ -391,6 +399,7 @@ def _dex(name: str, title: str, file: str, prototxt: str, **extra: object) -> Ca
             mean=(103.939, 116.779, 123.68),
             source="VGG-16's ImageNet means, which most users subtract; disputed: siriusdemon/pytorch-DEX subtracts none",
         ),
+        crop=Crop(0.4, source="the paper: 40 % of the face's size on every side"),
         notes="Nobody has published a checksum of the caffemodel.",
         **extra,  # type: ignore[arg-type]
     )
@@ -448,6 +457,7 @@ def _emotiw(kind: str, title: str, model: str, mean: str, deploy: str) -> Card:
             mean="mean.binaryproto",
             source="EmotiW_Demo.ipynb: 256×256, the mean image of mean.binaryproto subtracted, centre crop",
         ),
+        crop=Crop(0.1, source="the challenge's faces; how much is seen around them is a choice of this project"),
         parameters=None,
         labels=("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise"),
         notes="Nobody has published a checksum, and Drive may ask for a resource key. DemoDir.zip holds the same files.",
@@ -503,6 +513,7 @@ def _vggface2(kind: str, title: str, outputs: str) -> Card:
             mean=(91.4953, 103.8827, 131.0912),
             source="the archive's README; cydonia999/VGGFace2-pytorch datasets/vgg_face2.py",
         ),
+        crop=Crop(0.15, source="the archive's README: MTCNN's box extended by a factor of 0.3"),
         parameters=None,
         notes="The authors' links are dead and nobody has published a checksum: bring the archive with zoo.add.",
     )

@@ -62,6 +62,20 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """How much of a picture around a face a model was trained with.
+
+    Not `align`: an upright square about the middle of MTCNN's box. Its side is the box's longer one, and `margin` times that more on
+    every side. `align`: turned and scaled so that eyes, nose and mouth lie where ydwen/caffe-face's alignment has them in 112×96
+    pixels (finetune.video.faces.REFERENCE), `margin` times the height more on every side.
+    """
+
+    margin: float = 0.0
+    align: bool = False
+    source: str = ""  # who says so
+
+
+@dataclass(frozen=True)
 class Terms:
     """What the authors allow, in our words, and who says so. `ask`: the user has to agree before the first use."""
 
@@ -88,6 +102,7 @@ class Card:
     labels: tuple[str, ...] = ()
     labels_file: str | None = None  # the File that holds them, one a line, where there are too many to stand here
     notes: str = ""
+    crop: Crop | None = None  # None: the model reads whole pictures, or nobody says what it sees of a face
 
 
 @dataclass(frozen=True)
@@ -104,3 +119,4 @@ class LocalCard:
     labels: tuple[str, ...] = ()
     recipe: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    crop: Crop | None = None  # None: card.json doesn't say

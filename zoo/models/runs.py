@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from architectures.contract import nets
 from converter.preprocess import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import LocalCard
+from zoo.cards.record import Crop, LocalCard
 from zoo.errors import LoadError
 from zoo.files.store import digests
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
@@ -115,7 +115,21 @@ def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
         labels=tuple(classes),
         recipe=str(facts.get("recipe") or ""),
         scores=scores,
+        crop=_crop(facts.get("crop"), where),
     )
+
+
+def _crop(facts: object, where: Path) -> Crop | None:
+    if facts is None:
+        return None
+    if (
+        isinstance(facts, dict)
+        and _is_number(facts.get("margin"))
+        and -0.4 <= facts["margin"] <= 4
+        and isinstance(facts.get("align"), bool)
+    ):
+        return Crop(float(facts["margin"]), facts["align"], str(facts.get("source") or where))
+    raise LoadError(f"{where}: crop is {_short(facts)}; it takes margin (a number from -0.4 to 4) and align (true or false)")
 
 
 def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:

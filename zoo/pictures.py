@@ -1,0 +1,93 @@
+"""A picture file that anyone may have made becomes pixels: upright, RGB, 8 bits. Pillow decodes, and only the formats named here."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import PictureError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Pillow's names. What runs another program (EPS: Ghostscript) or opens further files stays closed.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
+PAPER = (255, 255, 255)  # behind what is transparent
+# The EXIF orientation: Pillow's names of the transpositions that undo it.
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
+ORIENTATION = 0x0112  # the EXIF tag
+# What Pillow's decoders raise for damaged files, beside OSError.
+BROKEN = (ArithmeticError, EOFError, LookupError, MemoryError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+
+
+def printable(text: object) -> str:
+    """A file's name, or what a file made a library say, for the terminal: one line, no control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+    """The first picture of the file as (H, W, 3) uint8, RGB in 0..255.
+
+    Turned upright as its EXIF orientation says; transparent parts show white; grey becomes three equal channels; of 16 bits the
+    upper 8 are kept. Raises PictureError, whose text is the reason without the file's name.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Path(path).open("rb") as file:
+            warnings.simplefilter("ignore")  # of metadata that nobody reads here
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise PictureError(f"{image.width}×{image.height} pixels, more than {MOST_PIXELS:,}: refused")
+                image.load()
+                picture = _rgb(image)
+                turn = UPRIGHT.get(_orientation(image))
+            return np.array(picture if turn is None else picture.transpose(Image.Transpose[turn]))
+    except PictureError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise PictureError(f"not a picture ({', '.join(FORMATS)})" if Path(path).stat().st_size else "the file is empty") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"more than {MOST_PIXELS:,} pixels: refused") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise PictureError(error.strerror or str(error)) from error
+        raise PictureError(f"not a whole picture ({error})") from error
+    except BROKEN as error:
+        raise PictureError(f"not a whole picture ({type(error).__name__}: {error})") from error
+
+
+def _rgb(image: Any) -> Any:
+    """A PIL image of any mode in mode RGB."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise PictureError(f"grey values from {values.min()} to {values.max()}; expected 8 or 16 bits. Save it as one of these")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise PictureError("pixels are fractions, whose range nobody states; expected 8 or 16 bits. Save it as one of these")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    picture = Image.new("RGBA", image.size, PAPER)
+    picture.alpha_composite(image.convert("RGBA"))
+    return picture.convert("RGB")
+
+
+def _orientation(image: Any) -> int:
+    """1 to 8; 1 where the metadata are damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever a stranger's metadata make Pillow raise: the pixels are whole
+        return 1
