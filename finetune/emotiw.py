@@ -28,7 +28,7 @@ from finetune.labels import LABEL_ORDERS, canonical
 from finetune.overrides import changed
 from finetune.protocol import ClipProtocol
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
-from zoo import Preprocess
+from zoo import Preprocess, info
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,18 +83,9 @@ class Encoder:
 
 
 ENCODERS = {
-    "vgg_face": Encoder(
-        "VGGFace", Preprocess((224, 224), "BGR", (93.5940, 104.7624, 129.1863), "matcaffe_demo.m in vgg_face_caffe.tar.gz"), "vgg_face"
-    ),
-    "face_resnet": Encoder(
-        "FaceResNet", Preprocess((112, 96), "BGR", (127.5,) * 3, "ydwen/caffe-face, extractDeepFeature.m", 1 / 128), "none"
-    ),
-    "mobilefacenet": Encoder(
-        "MobileFaceExpression",
-        Preprocess((112, 112), "RGB", (128.0,) * 3, "honghuCode/mobileFacenet-ncnn caffe_forward.py", 1 / 128),
-        "mobilefacenet",
-        (128, 128, 512),
-    ),
+    "vgg_face": Encoder("VGGFace", info("vgg_face").preprocess, "vgg_face"),
+    "face_resnet": Encoder("FaceResNet", info("center_loss_face").preprocess, "none"),
+    "mobilefacenet": Encoder("MobileFaceExpression", info("mobilefacenet").preprocess, "mobilefacenet", (128, 128, 512)),
     "small_resnet": Encoder("SmallResNet", Preprocess((48, 48), "RGB", (127.5,) * 3, "finetune.fer2013's recipe scratch", 1 / 64), "none"),
 }
 

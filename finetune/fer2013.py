@@ -22,7 +22,7 @@ from finetune.errors import FinetuneError, SizesDiffer
 from finetune.overrides import changed
 from finetune.protocol import ImageProtocol
 from finetune.train.job import Prepared, card_of, carry_through, check, from_run, settings_of
-from zoo import Preprocess
+from zoo import Preprocess, info
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -152,7 +152,7 @@ RECIPES = {
             source="input: the authors' matcaffe_demo.m; augmentation, smoothing, averaging: what later FER2013 work shares; rates: ours",
             build=vgg_face,
             init="vgg_face",
-            input=Preprocess((224, 224), "BGR", (93.5940, 104.7624, 129.1863), "matcaffe_demo.m in vgg_face_caffe.tar.gz"),
+            input=info("vgg_face").preprocess,
             augment=STRONG,
             training=Training(
                 epochs=30,
@@ -174,7 +174,7 @@ RECIPES = {
             source="net: XiaoYee/emotion_classification, Resnet_GRU/resnet_face.py; input: face_deploy.prototxt's; rates: ours",
             build=face_resnet,
             arguments={"conv_dropout": 0.4},
-            input=Preprocess((112, 96), "BGR", (127.5,) * 3, "ydwen/caffe-face, extractDeepFeature.m", 1 / 128),
+            input=info("center_loss_face").preprocess,
             augment=STRONG,
             training=Training(
                 epochs=100,
@@ -196,7 +196,7 @@ RECIPES = {
             source="net and input: honghuCode/mobileFacenet-ncnn; depths: a linear probe on its frozen features; rates: ours",
             build=mobilefacenet,
             init="mobilefacenet",
-            input=Preprocess((112, 112), "RGB", (128.0,) * 3, "honghuCode/mobileFacenet-ncnn caffe_forward.py", 1 / 128),
+            input=info("mobilefacenet").preprocess,
             augment=STRONG,
             training=Training(
                 epochs=60,
