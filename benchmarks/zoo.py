@@ -41,7 +41,8 @@ def draw(home: Path) -> None:
     import numpy as np
     from drawn import caffemodel
 
-    from converter.conversion import assemble, prepare
+    from converter.build.assemble import assemble
+    from converter.conversion import prepare
     from zoo.models.named import PROTOTXTS
 
     rng = np.random.default_rng(0)

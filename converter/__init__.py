@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.build.matching import read_blobs, read_mean
     from converter.conversion import convert
     from converter.errors import CaffezooWarning, ConversionError
     from converter.net import CaffeNet
     from converter.preprocess import Preprocess
-    from converter.write.output import save_caffemodel
+    from converter.read.weights import read_blobs, read_mean
+    from converter.write.back import save_caffemodel
 
 __version__ = "0.1.0"
 __all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "Preprocess", "convert", "read_blobs", "read_mean", "save_caffemodel"]
@@ -29,9 +29,9 @@ _HOMES = {
     "ConversionError": "converter.errors",
     "CaffeNet": "converter.net",
     "Preprocess": "converter.preprocess",
-    "read_blobs": "converter.build.matching",
-    "read_mean": "converter.build.matching",
-    "save_caffemodel": "converter.write.output",
+    "read_blobs": "converter.read.weights",
+    "read_mean": "converter.read.weights",
+    "save_caffemodel": "converter.write.back",
 }
 
 

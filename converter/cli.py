@@ -149,7 +149,7 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
             blob = walk_blob(weights)
             print(json.dumps({"mean": list(blob.shape)}) if options.json else f"mean image of shape {'×'.join(map(str, blob.shape))}")
             return
-        from converter.build.matching import open_weights
+        from converter.read.weights import open_weights
 
         found = open_weights(weights)
         print(json.dumps(table.weights_json(found)) if options.json else table.weights_table(found))
@@ -162,7 +162,8 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
 
 
 def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    from converter.conversion import assemble, load, prepare
+    from converter.build.assemble import assemble, load
+    from converter.conversion import prepare
     from converter.verify import OPENCV_DIFFERS, verify
 
     graph, plan = prepare(prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
@@ -195,8 +196,8 @@ def _notes(notes: list[str], options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> None:
-    from converter.build.matching import open_weights
     from converter.files import Hasher
+    from converter.read.weights import open_weights
 
     output: Path = options.output
     _check_output(output, [p for p in (prototxt, weights) if p is not None])
@@ -209,7 +210,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     from converter.write.output import write
 
     graph, plan = prepare(prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
-    with _Bar(options, sum(p.numel() * 4 for step in graph.steps for p in step.module.parameters()), output.name) as bar:
+    with _Bar(options, sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters()), output.name) as bar:
         write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, half=options.half)
     _notes(graph.notes, options)
     if options.json:
@@ -217,7 +218,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
         print(json.dumps({"output": str(output), "sha256": {n: h.result() for n, h in hashers.items()}, **net_json(graph)}))
     elif not options.quiet:
-        count = sum(p.numel() for p in {id(p): p for step in graph.steps for p in step.module.parameters()}.values())
+        count = sum(p.numel() for p in {id(p): p for module in graph.modules.values() for p in module.parameters()}.values())
         checked = "every blob of the net found, each of the right shape" if plan else "filled as the prototxt says: no weights were given"
         print(f"{output}: {len(graph.steps)} layers, {count:,} parameters; {checked}")
 
@@ -235,7 +236,7 @@ def _check_output(output: Path, sources: list[Path]) -> None:
 
 
 def _write_mean(options: argparse.Namespace, path: Path) -> None:
-    from converter.build.matching import read_mean
+    from converter.read.weights import read_mean
 
     mean = read_mean(path)
     output: Path = options.output
@@ -244,7 +245,7 @@ def _write_mean(options: argparse.Namespace, path: Path) -> None:
     _check_output(output, [path])
     from safetensors.numpy import save
 
-    from converter.write.output import whole_file
+    from converter.files import whole_file
 
     with whole_file(output) as file:
         file.write(save({"mean": mean}))

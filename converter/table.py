@@ -30,14 +30,13 @@ def net_rows(graph: Graph) -> list[Row]:
     rows = [Row(name, "Input", {name: list(shape)}, 0, 0) for name, shape in graph.inputs.items()]
     seen: set[int] = set()
     for step in graph.steps:
-        new: list[Tensor] = [p for p in step.module.parameters() if id(p) not in seen]
-        new += [b for key, b in step.module.named_buffers() if key in {blob.key for blob in step.blobs}]
+        module = graph.modules[step.key]
+        new: list[Tensor] = [p for p in module.parameters() if id(p) not in seen]
+        new += [b for key, b in module.named_buffers() if key in {param.key for param in step.params}]
         seen.update(map(id, new))
-        names = [*step.spec.message.top, *[""] * len(step.tops)]
-        tops = {name or "(loss)": list(graph.shapes[i]) for name, i in zip(names, step.tops, strict=False)}
+        tops = {graph.versions[i] or "(loss)": list(graph.shapes[i]) for i in step.tops}
         before, after = [graph.shapes[i] for i in step.bottoms], [graph.shapes[i] for i in step.tops]
-        kind = step.spec.type if type(step.module).__name__ != "Shared" else "(shared)"
-        rows.append(Row(step.spec.name, kind, tops, sum(p.numel() for p in new), multiply_adds(step.module, before, after)))
+        rows.append(Row(step.name, step.type or "(shared)", tops, sum(p.numel() for p in new), multiply_adds(module, before, after)))
     return rows
 
 

@@ -88,7 +88,7 @@ def _pycaffe(net: CaffeNet, prototxt: Path, weights: Path, inputs: dict[str, Any
 def _opencv(net: CaffeNet, prototxt: Path, weights: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     import cv2
 
-    last = {net._versions[top]: net.layer_names[key] for key, _, tops in net._steps for top in tops}
+    last = {net.program.versions[top]: step.name for step in net.program.steps for top in step.tops}
     with _silent():
         try:
             theirs = cv2.dnn.readNetFromCaffe(str(prototxt), str(weights))

@@ -42,10 +42,3 @@ def _add_input(net: Any, spec: LayerSpec, inputs: dict[str, tuple[int, ...]]) ->
         images = spec.message.image_data_param
         if images.new_height and images.new_width:
             layer.image_data_param.new_height, layer.image_data_param.new_width = images.new_height, images.new_width
-
-
-def text_of(message: bytes) -> str:
-    """A NetParameter's bytes as prototxt text."""
-    from google.protobuf import text_format
-
-    return text_format.MessageToString(message_class("NetParameter").FromString(message), as_utf8=True)

@@ -28,6 +28,13 @@ def fill(filler: Filler | float | None, shape: tuple[int, ...], where: str) -> T
     return _RANDOM[filler.type](filler, torch.empty(shape))
 
 
+def constant(filler: Filler | float | None) -> float | None:
+    """The value that a filler sets everywhere; None where it draws."""
+    if filler is None or isinstance(filler, float):
+        return filler or 0.0
+    return float(filler.value) if filler.type == "constant" else None
+
+
 def _uniform(f: Filler, x: Tensor) -> Tensor:
     return x.uniform_(min(f.min, f.max), max(f.min, f.max))
 

@@ -12,18 +12,19 @@ import keyword
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from converter.errors import GraphError, shown, some
-from converter.layers import Layer, Param, Sources, build, layer_type
+from converter.layers import Layer, Sources, build, layer_type
 from converter.layers.module import Shared
 from converter.layers.registry import first_line, refuse_unknown, shapes_of
 from converter.build.meta import QuickMeta
 from converter.net import CaffeNet
+from converter.program import Program, Shape, Step
 from converter.read.schema import message_class
 from converter.read.upgrade import LayerSpec, NetSpec
 
@@ -33,43 +34,37 @@ _SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
 
 
 @dataclass
-class Step:
-    """One layer of the net, ready to run: reads and writes numbered blob versions."""
-
-    index: int
-    key: str  # its name in the state dict
-    spec: LayerSpec
-    module: nn.Module
-    bottoms: list[int]
-    tops: list[int]
-    blobs: Sequence[Param] = ()
-    load: Any = None
-    save: Any = None
-    blob_shapes: list[tuple[int, ...]] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)  # the param name of each blob, "" where it has none
-
-
-@dataclass
 class Graph:
-    """The steps of a net and the names of its blobs."""
+    """The net of one phase on the meta device: its program, its modules, and what else the files say."""
 
     where: str
     name: str
     phase: str
-    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    shapes: list[tuple[int, ...]] = field(default_factory=list)  # of each blob version
-    versions: list[str] = field(default_factory=list)  # the name of each blob version, "" for a loss's automatic top
-    input_versions: list[int] = field(default_factory=list)
-    names: dict[str, int] = field(default_factory=dict)  # the last version of each blob
-    outputs: list[str] = field(default_factory=list)
-    sources: list[LayerSpec] = field(default_factory=list)  # the layers that the inputs stand for
-    layers: list[LayerSpec] = field(default_factory=list)  # those of this phase, in the file's order
-    notes: list[str] = field(default_factory=list)
+    program: Program
+    modules: dict[str, nn.Module]
+    inputs: dict[str, Shape]
+    shapes: list[Shape]  # of each blob version
+    sources: list[LayerSpec]  # the layers that the inputs stand for
+    layers: list[LayerSpec]  # those of this phase, in the file's order
+    notes: list[str]
 
     @property
-    def layer_names_of_inputs(self) -> list[str]:
-        return [spec.name for spec in self.sources]
+    def steps(self) -> tuple[Step, ...]:
+        return self.program.steps
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The name of each blob version, "" for a loss's automatic top."""
+        return self.program.versions
+
+    @property
+    def names(self) -> dict[str, int]:
+        """The last version of each blob."""
+        return self.program.blobs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.program.outputs
 
 
 def kept_layers(spec: NetSpec, phase: str, stages: Sequence[str], level: int) -> list[LayerSpec]:
@@ -105,16 +100,22 @@ def _meets(state: Any, rule: Any) -> bool:
 
 class _Builder:
     def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]]):
-        self.graph = Graph(spec.where, spec.name, phase, notes=list(spec.notes), layers=layers)
-        self.all_layers = spec.layers
+        self.where, self.name, self.phase, self.all_layers = spec.where, spec.name, phase, spec.layers
         self.layers, self.given = layers, {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
+        self.notes = list(spec.notes)
+        self.sources: list[LayerSpec] = []
+        self.inputs: dict[str, Shape] = {}
+        self.input_versions: dict[str, int] = {}
+        self.steps: list[Step] = []
+        self.modules: dict[str, nn.Module] = {}
         self.values: list[Tensor] = []  # a meta tensor for each blob version
+        self.versions: list[str] = []  # and its name
+        self.names: dict[str, int] = {}  # the last version of each blob
         self.memory: list[int] = []  # versions with the same number share memory in Caffe
         self.holders: dict[int, dict[str, int]] = defaultdict(dict)  # the last versions in each memory, by name
         self.owners: dict[str, tuple[Step, int]] = {}  # whose blob a param name was first
-        self.keys: set[str] = set()
         self.repeats: Counter[str] = Counter()
-        self.bare = CaffeNet({}, [], {}, [], [])  # its attributes are no names for layers
+        self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
         self.unshaped: list[str] = []
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
@@ -124,24 +125,22 @@ class _Builder:
         self.values.append(value)
         memory = len(self.values) if memory is None else memory
         self.memory.append(memory)
-        self.graph.shapes.append(tuple(value.shape))
-        self.graph.versions.append(name)
+        self.versions.append(name)
         if name:
-            before = self.graph.names.get(name)
+            before = self.names.get(name)
             if before is not None:
                 self.holders[self.memory[before]].pop(name, None)
-            self.holders[memory][name] = self.graph.names[name] = len(self.values) - 1
+            self.holders[memory][name] = self.names[name] = len(self.values) - 1
         return len(self.values) - 1
 
     def failed(self, spec: LayerSpec, problem: str) -> GraphError:
-        return GraphError(f"{self.graph.where}: {spec}: {problem}{'' if problem.endswith('?') else '.'}")
+        return GraphError(f"{self.where}: {spec}: {problem}{'' if problem.endswith('?') else '.'}")
 
     def run(self) -> Graph:
-        graph = self.graph
         if not self.layers:
-            raise GraphError(f"{graph.where}: no layer is left in phase {graph.phase}; its include and exclude rules drop them all.")
+            raise GraphError(f"{self.where}: no layer is left in phase {self.phase}; its include and exclude rules drop them all.")
         if len(self.layers) > MAX_LAYERS:
-            raise GraphError(f"{graph.where}: {len(self.layers):,} layers are more than any net's.")
+            raise GraphError(f"{self.where}: {len(self.layers):,} layers are more than any net's.")
         reads = Counter(bottom for spec in self.layers for bottom in spec.message.bottom)
         produced = {top for spec in self.layers for top in spec.message.top}
         orphans = [name for name in self.given if reads[name] and name not in produced]
@@ -150,40 +149,42 @@ class _Builder:
             self.source(LayerSpec(message, None), [None] * len(orphans), reads)
         for spec in self.layers:
             known = self.given and not spec.message.bottom and set(spec.message.top) <= set(self.given)
-            kind = None if known else layer_type(spec, graph.where)
+            kind = None if known else layer_type(spec, self.where)
             if known and spec.type != "Parameter":
                 self.source(spec, [None] * len(spec.message.top), reads)
             elif kind is not None and kind.removed:
-                graph.notes.append(f"{spec} is left out: {kind.removed}")
+                self.notes.append(f"{spec} is left out: {kind.removed}")
             elif kind is not None and kind.is_source:
-                made, notes = build(spec, kind, [], graph.phase, graph.where)
+                made, notes = build(spec, kind, [], self.phase, self.where)
                 assert isinstance(made, Sources)
-                graph.notes += notes
+                self.notes += notes
                 self.source(spec, list(made.shapes), reads)
             else:
                 self.layer(spec)
         if self.unshaped:
             example = " ".join(f"--input-shape {name}=1,3,224,224" for name in self.unshaped)
             raise GraphError(
-                f"{graph.where}: the prototxt does not say the shape of the input {', '.join(map(shown, self.unshaped))}; give it:"
+                f"{self.where}: the prototxt does not say the shape of the input {', '.join(map(shown, self.unshaped))}; give it:"
                 f" input_shapes={{{self.unshaped[0]!r}: (1, 3, 224, 224)}} in Python, {example} on the command line."
             )
-        strange = [name for name in self.given if name not in graph.inputs]
+        strange = [name for name in self.given if name not in self.inputs]
         if strange:
-            raise GraphError(f"{graph.where}: input_shapes names {strange}, but the net's inputs are {list(graph.inputs)}.")
-        if not graph.steps:
-            raise GraphError(f"{graph.where}: phase {graph.phase} has inputs, and no layer that computes anything.")
-        self.outputs()
-        return graph
+            raise GraphError(f"{self.where}: input_shapes names {strange}, but the net's inputs are {list(self.inputs)}.")
+        if not self.steps:
+            raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.")
+        program = Program(tuple(self.steps), tuple(self.versions), self.input_versions, self.outputs())
+        shapes = [tuple(value.shape) for value in self.values]
+        return Graph(
+            self.where, self.name, self.phase, program, self.modules, self.inputs, shapes, self.sources, self.layers, self.notes
+        )
 
     def source(self, spec: LayerSpec, shapes: list[tuple[int, ...] | None], reads: Counter[str]) -> None:
         """A data layer: its tops are inputs of the net; those that nobody reads are none, unless it is an Input layer."""
-        graph = self.graph
-        graph.sources.append(spec)
+        self.sources.append(spec)
         tops = list(spec.message.top)
         batch = self.given[tops[0]][:1] if tops and tops[0] in self.given else None
         for i, (top, shape) in enumerate(zip(tops, shapes, strict=True)):
-            if top in graph.names:
+            if top in self.names:
                 raise self.failed(spec, f"its top {top!r} is already there; two layers produce it")
             if spec.type != "Input" and i > 0 and not reads[top]:
                 continue
@@ -193,17 +194,17 @@ class _Builder:
             if shape is None:
                 self.unshaped.append(top)
                 shape = (1, 3, 224, 224)  # so that the rest is looked at, too; the net is refused at the end
-            graph.inputs[top] = shape
+            self.inputs[top] = shape
             try:
-                graph.input_versions.append(self.version(top, torch.empty(shape, device="meta")))
+                self.input_versions[top] = self.version(top, torch.empty(shape, device="meta"))
             except (RuntimeError, ValueError, TypeError, OverflowError) as error:
                 raise self.failed(spec, f"its top {top!r} cannot have the shape {shape}: {first_line(error)}") from error
 
     def bottoms(self, spec: LayerSpec) -> list[int]:
         found = []
         for name in spec.message.bottom:
-            if name not in self.graph.names:
-                near = difflib.get_close_matches(name, self.graph.names, 1)
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, 1)
                 later = [str(other) for other in self.layers if name in other.message.top]
                 dropped = [str(other) for other in self.all_layers if name in other.message.top]
                 hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -212,69 +213,81 @@ class _Builder:
                 elif dropped:
                     hint = f"; {dropped[0]} makes it in another phase or stage."
                     hint += " Convert that one (--phase), or make the blob an input (--input-shape)"
-                raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.graph.phase}{hint}")
-            found.append(self.graph.names[name])
+                raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.phase}{hint}")
+            found.append(self.names[name])
         return found
 
     def layer(self, spec: LayerSpec) -> None:
-        graph = self.graph
         bottoms = self.bottoms(spec)
         inputs = [self.values[i] for i in bottoms]
-        kind = layer_type(spec, graph.where)
+        kind = layer_type(spec, self.where)
         if self.unshaped:
-            refuse_unknown(spec, kind, graph.where)  # shapes are guesses by now: look no further than at the fields
+            refuse_unknown(spec, kind, self.where)  # shapes are guesses by now: look no further than at the fields
             for name in spec.message.top:
                 self.version(name, torch.empty(1, 3, 224, 224, device="meta"))
             return
-        made, notes = build(spec, kind, inputs, graph.phase, graph.where)
+        made, notes = build(spec, kind, inputs, self.phase, self.where)
         assert isinstance(made, Layer)
-        graph.notes += notes
-        step = Step(len(graph.steps), self.key(spec.name), spec, made.module.eval(), bottoms, [], made.params, made.load, made.save)
-        self.parameters(step)
+        self.notes += notes
+        key = self.key(spec.name)
+        self.modules[key] = made.module.eval()
         try:
             with torch.no_grad(), QuickMeta():
-                result = step.module(*inputs)
-            tops = list(result) if isinstance(result, tuple) else [result]
+                result = made.module(*inputs)
+            values = list(result) if isinstance(result, tuple) else [result]
             names: list[str] = list(spec.message.top)
             if kind.is_loss and not names:
-                names = [""] * len(tops)  # Caffe's automatic top, which has no name
-            if len(names) != len(tops):
-                raise self.failed(spec, f"it has {len(names)} tops; with these bottoms and parameters it makes {len(tops)}")
-            for i, (name, value) in enumerate(zip(names, tops, strict=True)):
-                step.tops.append(self.top(step, i, name, value, names))
+                names = [""] * len(values)  # Caffe's automatic top, which has no name
+            if len(names) != len(values):
+                raise self.failed(spec, f"it has {len(names)} tops; with these bottoms and parameters it makes {len(values)}")
+            tops = [self.top(spec, bottoms, i, names, value) for i, value in enumerate(values)]
         except GraphError:
             raise
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError, NotImplementedError) as error:
             raise self.failed(spec, f"with bottoms of shape {shapes_of(inputs)}: {first_line(error)}") from error
-        graph.steps.append(step)
-        for name, bottom, top in zip(spec.message.top, bottoms, step.tops, strict=False):
+        self.steps.append(self.step(key, spec, bottoms, tops, made))
+        for name, bottom, top in zip(spec.message.top, bottoms, tops, strict=False):
             if name in spec.message.bottom:
-                self.overwrite(step, bottom, top)
+                self.overwrite(spec, bottom, top)
 
-    def top(self, step: Step, i: int, name: str, value: Tensor, names: list[str]) -> int:
-        spec, graph = step.spec, self.graph
+    def step(self, key: str, spec: LayerSpec, bottoms: list[int], tops: list[int], made: Layer) -> Step:
+        """The layer's step, with the shapes of its blobs and the names that it shares some of them by."""
+        state = {name: tuple(value.shape) for name, value in made.module.state_dict().items()}
+        shapes = tuple(state[param.key] if param.shape is None else param.shape for param in made.params)
+        named = [param.name for param in spec.message.param][: len(shapes)]
+        shared = (*named, *[""] * (len(shapes) - len(named)))
+        step = Step(
+            key, tuple(bottoms), tuple(tops), spec.name, spec.type, str(spec),
+            tuple(made.params), shapes, shared, made.load, made.save, state,
+        )  # fmt: skip
+        self.share(step)
+        return step
+
+    def top(self, spec: LayerSpec, bottoms: list[int], i: int, names: list[str], value: Tensor) -> int:
+        """The version of a blob that a layer's i-th top is."""
+        name = names[i]
         in_place = i < len(spec.message.bottom) and spec.message.bottom[i] == name
         if name and names.count(name) > 1:
             raise self.failed(spec, f"it has the top {shown(name)} twice")
         if in_place and spec.type in _SHARES_MEMORY:
             raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
-        if name in graph.names and not in_place:
+        if name in self.names and not in_place:
             raise self.failed(spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it")
-        lone = spec.type in ("Concat", "Slice") and len(step.bottoms) == len(names) == 1
+        lone = spec.type in ("Concat", "Slice") and len(bottoms) == len(names) == 1
         shares = spec.type in _SHARES_MEMORY or lone or in_place
-        return self.version(name, value, self.memory[step.bottoms[i if in_place else 0]] if shares else None)
+        return self.version(name, value, self.memory[bottoms[i if in_place else 0]] if shares else None)
 
-    def overwrite(self, step: Step, bottom: int, top: int) -> None:
+    def overwrite(self, spec: LayerSpec, bottom: int, top: int) -> None:
         """Other blobs in the memory that an in-place layer wrote to get its values."""
-        graph = self.graph
         if self.memory[top] != self.memory[bottom]:
             return
         for name, version in list(self.holders[self.memory[top]].items()):
             if version in (top, bottom):
                 continue
             changed = self.version(name, self.values[version], self.memory[top])
-            key = self.key(f"{step.spec.name}_shared")
-            graph.steps.append(Step(len(graph.steps), key, step.spec, Shared(), [top, version], [changed]))
+            key = self.key(f"{spec.name}_shared")
+            self.modules[key] = Shared()
+            self.steps.append(Step(key, (top, version), (changed,), spec.name, "", str(spec)))
 
     def key(self, name: str) -> str:
         """The layer's name as nn.Module takes it: no dot, no attribute of a module, no name that is taken.
@@ -286,47 +299,38 @@ class _Builder:
         key = "".join("_" if c in ".\"'\\" or not c.isprintable() else c for c in key) or "_"
         plain = key
         key += "_" * self.repeats[plain]
-        while key in self.keys or hasattr(self.bare, key) or keyword.iskeyword(key):
+        while key in self.modules or hasattr(self.bare, key) or keyword.iskeyword(key):
             key += "_"
         self.repeats[plain] = len(key) - len(plain)
-        self.keys.add(key)
         return key
 
-    def parameters(self, step: Step) -> None:
-        """The shapes of the layer's blobs, and which of them it shares by name with earlier layers."""
-        specs = list(step.spec.message.param)
-        named = dict(step.module.named_parameters()) | dict(step.module.named_buffers())
-        for i, blob in enumerate(step.blobs):
-            shape = blob.shape if blob.shape is not None else tuple(named[blob.key].shape)
-            step.blob_shapes.append(shape)
-            step.shared.append(specs[i].name if i < len(specs) else "")
+    def share(self, step: Step) -> None:
+        """Make the parameters that a layer shares by name with an earlier one the same nn.Parameter."""
         for i, name in enumerate(step.shared):
             if not name:
                 continue
             first, j = self.owners.setdefault(name, (step, i))
             if first is step:
                 continue
-            mine, theirs = step.blobs[i], first.blobs[j]
-            if first.blob_shapes[j] != step.blob_shapes[i] or (step.load is None) != (first.load is None):
-                raise self.failed(
-                    step.spec,
-                    f"it shares its parameter {shown(name)} of shape {step.blob_shapes[i]} with {first.spec},"
-                    f" where it is {first.blob_shapes[j]}",
+            if first.shapes[j] != step.shapes[i] or (step.load is None) != (first.load is None):
+                raise GraphError(
+                    f"{self.where}: {step}: it shares its parameter {shown(name)} of shape {step.shapes[i]} with {first},"
+                    f" where it is {first.shapes[j]}."
                 )
-            if mine.key in step.module._parameters and theirs.key in first.module._parameters:
-                step.module._parameters[mine.key] = first.module._parameters[theirs.key]
+            mine, theirs = self.modules[step.key]._parameters, self.modules[first.key]._parameters
+            if step.params[i].key in mine and first.params[j].key in theirs:
+                mine[step.params[i].key] = theirs[first.params[j].key]
 
-    def outputs(self) -> None:
+    def outputs(self) -> tuple[str, ...]:
         """Blobs that nobody reads after they were last written, in the order in which they are made."""
-        graph = self.graph
         unread: dict[str, None] = {}
-        for step in graph.steps:
-            if isinstance(step.module, Shared):  # it writes what another layer reads or not, as before
+        for step in self.steps:
+            if not step.type:  # it writes what another layer reads or not, as before
                 continue
             for version in step.bottoms:
-                unread.pop(graph.versions[version], None)
-            unread.update(dict.fromkeys(graph.versions[top] for top in step.tops if graph.versions[top]))
-        graph.outputs = list(unread)
+                unread.pop(self.versions[version], None)
+            unread.update(dict.fromkeys(self.versions[top] for top in step.tops if self.versions[top]))
+        return tuple(unread)
 
 
 def build_graph(

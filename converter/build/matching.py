@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from converter.build.fillers import constant
 from converter.errors import MismatchError, UnsupportedError, some
 from converter.read.caffemodel import Blob, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from converter.build.graph import Graph, Step
-
-
-def open_weights(path: str | os.PathLike[str]) -> Weights:
-    """Walk a weight file of any of Caffe's formats, told apart by its first bytes.
-
-    Raises:
-        WeightsError: no weight file, or a damaged one.
-    """
-    from converter.read.caffemodel import is_hdf5, walk
-
-    path = Path(path)
-    if is_hdf5(path):
-        from converter.read.hdf5 import walk_hdf5
-
-        return walk_hdf5(path)
-    return walk(path)
-
-
-def read_blobs(path: str | os.PathLike[str]) -> dict[str, list[Blob]]:
-    """The blobs of a caffemodel (V0, V1, V2, HDF5) by layer name; of layers that share a name, the last that has blobs.
-
-    numpy.asarray(blob) gives a blob's values as float32; blob.shape and blob.dtype cost nothing.
-
-    Raises:
-        WeightsError: no weight file, or a damaged one.
-    """
-    found: dict[str, list[Blob]] = {}
-    for layer in open_weights(path).layers:
-        for blob in layer.blobs:
-            blob.check()
-        if layer.blobs or layer.name not in found:
-            found[layer.name] = layer.blobs
-    return found
-
-
-def read_mean(path: str | os.PathLike[str]) -> Any:
-    """A mean.binaryproto as a float32 array: (C, H, W), channels in the data's order (BGR where Caffe made it from images).
-
-    Raises:
-        WeightsError: the file is no single blob.
-    """
-    import numpy
-
-    from converter.read.caffemodel import walk_blob
-
-    mean = numpy.asarray(walk_blob(Path(path)))
-    return mean[0] if mean.ndim == 4 and mean.shape[0] == 1 else mean
+    from converter.build.graph import Graph
+    from converter.program import Step
 
 
 @dataclass
@@ -76,7 +29,8 @@ class Plan:
 
 def changed(step: Step, blobs: list[Blob]) -> dict[str, Tensor]:
     """The state-dict entries of a layer whose values change on the way."""
-    made = step.load([tensor_of(blob, shape) for blob, shape in zip(blobs, step.blob_shapes, strict=True)])
+    assert step.load is not None
+    made = step.load([tensor_of(blob, shape) for blob, shape in zip(blobs, step.shapes, strict=True)])
     return {f"{step.key}.{key}": value for key, value in made.items()}
 
 
@@ -102,9 +56,9 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
     plan = Plan()
     first: dict[str, Step] = {}
     for step in graph.steps:
-        first.setdefault(step.spec.name, step)
-    in_net = {*graph.layer_names_of_inputs, *first}
-    found: dict[tuple[int, int], Blob] = {}
+        first.setdefault(step.name, step)
+    in_net = {*(spec.name for spec in graph.sources), *first}
+    found: dict[tuple[str, int], Blob] = {}
     last: dict[str, Blob] = {}  # of blobs that share memory, the last one written counts
     wrong: list[str] = []
     unused: list[str] = []
@@ -117,7 +71,7 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
         if layer.name not in in_net:
             unused.append(layer.name)
             continue
-        if layer.name not in first or not first[layer.name].blobs:
+        if layer.name not in first or not first[layer.name].params:
             wrong.append(f"layer {layer.name!r}: the file has {len(layer.blobs)} blobs, the net's layer of this name none")
             continue
         step = first[layer.name]
@@ -126,38 +80,38 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
         seen.add(layer.name)
         places = range(len(layer.blobs)) if layer.places is None else layer.places
         partial = layer.places is not None and any(step.shared)  # HDF5 snapshots keep a shared blob once
-        if max(places) >= len(step.blobs) or not (partial or len(places) == len(step.blobs)):
+        if max(places) >= len(step.params) or not (partial or len(places) == len(step.params)):
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
-            want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.blob_shapes)
+            want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.shapes)
             differing.add(layer.name)
-            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.blobs)} ({want})"
-            wrong.append(f"layer {layer.name!r} ({step.spec.type}): {counts}")
+            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.params)} ({want})"
+            wrong.append(f"layer {layer.name!r} ({step.type}): {counts}")
             continue
         for i, blob in zip(places, layer.blobs, strict=True):
-            shape = step.blob_shapes[i]
-            if not _same_shape(blob, shape, step.spec.type):
+            shape = step.shapes[i]
+            if not _same_shape(blob, shape, step.type):
                 differing.add(layer.name)
-                wrong.append(f"layer {layer.name!r}, blob {i} ({step.blobs[i].key}): the file has {blob.shape}, the net {shape}")
+                wrong.append(f"layer {layer.name!r}, blob {i} ({step.params[i].key}): the file has {blob.shape}, the net {shape}")
                 continue
             blob.check()
-            found[step.index, i] = blob
+            found[step.key, i] = blob
             if step.shared[i]:
                 last[step.shared[i]] = blob
     missing = []
     for step in graph.steps:
-        if step.spec.name in fresh:
-            plan.filled += [step] if step.blobs else []
+        if step.name in fresh:
+            plan.filled += [step] if step.params else []
             continue
         blobs: list[Blob] = []
         for i, name in enumerate(step.shared):
-            blob_or_none = last.get(name) if name else found.get((step.index, i))
+            blob_or_none = last.get(name) if name else found.get((step.key, i))
             if blob_or_none is not None:
                 blobs.append(blob_or_none)
-            elif first[step.spec.name] is step and step.spec.name not in differing:
-                missing.append(f"layer {step.spec.name!r}, blob {i} ({step.blobs[i].key}) of shape {step.blob_shapes[i]}")
-        if len(blobs) == len(step.blobs):
+            elif first[step.name] is step and step.name not in differing:
+                missing.append(f"layer {step.name!r}, blob {i} ({step.params[i].key}) of shape {step.shapes[i]}")
+        if len(blobs) == len(step.params):
             _add(plan, step, blobs)
-        elif first[step.spec.name] is not step:
+        elif first[step.name] is not step:
             _second_of_a_name(step, plan, graph.where)
     if wrong or missing:
         parts = [f"these do not fit: {some(wrong)}"] if wrong else []
@@ -177,19 +131,19 @@ def _add(plan: Plan, step: Step, blobs: Sequence[Blob]) -> None:
     if step.load is not None:
         plan.made.append((step, list(blobs)))
     else:
-        entries = zip(step.blobs, blobs, step.blob_shapes, strict=True)
+        entries = zip(step.params, blobs, step.shapes, strict=True)
         plan.whole.update({f"{step.key}.{target.key}": (blob, shape) for target, blob, shape in entries})
 
 
 def _second_of_a_name(step: Step, plan: Plan, where: str) -> None:
     """Caffe gives all weights to the first layer of a name; the second keeps what its fillers made of it."""
-    for blob in step.blobs:
-        if getattr(blob.filler, "type", "constant") != "constant":
+    for param in step.params:
+        if constant(param.filler) is None:
             raise UnsupportedError(
-                f"{where}: {step.spec} shares its name with an earlier layer, so Caffe leaves it at random numbers; rename it."
+                f"{where}: {step} shares its name with an earlier layer, so Caffe leaves it at random numbers; rename it."
             )
     plan.filled.append(step)
-    plan.notes.append(f"layer {step.spec.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")
+    plan.notes.append(f"layer {step.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")
 
 
 def _same_shape(blob: Blob, shape: tuple[int, ...], type_: str) -> bool:

@@ -47,3 +47,10 @@ def parse_binary(name: str, data: bytes, where: str) -> Any:
         return message_class(name).FromString(data)
     except (DecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{where}: its {name} does not decode ({error}); the file is damaged.") from error
+
+
+def text_of(message: bytes) -> str:
+    """A NetParameter's bytes as prototxt text."""
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(message_class("NetParameter").FromString(message), as_utf8=True)

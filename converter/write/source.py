@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,46 +18,57 @@ from converter.layers.module import constructor_arguments
 if TYPE_CHECKING:
     from torch import nn
 
-    from converter.net import CaffeNet
+    from converter.program import Program
 
 
-def write_source(net: CaffeNet, path: str | os.PathLike[str]) -> None:
+def write_source(
+    path: str | os.PathLike[str], modules: Mapping[str, nn.Module], program: Program, *, name: str, outputs: Sequence[str]
+) -> None:
     """Write the net's class to a .py file; load the weights with net.load_state_dict().
+
+    Args:
+        path: the file to write.
+        modules: the net's children.
+        program: how they are called.
+        name: the net's name.
+        outputs: the blobs that forward() returns.
 
     Raises:
         ConversionError: the file cannot be written.
     """
     with whole_file(Path(path)) as file:
-        file.write(source_of(net).encode())
+        file.write(source_of(modules, program, name, tuple(outputs)).encode())
 
 
-def source_of(net: CaffeNet) -> str:
+def source_of(modules: Mapping[str, nn.Module], program: Program, name: str, outputs: tuple[str, ...]) -> str:
     """The file's text."""
-    program = net._program(net.outputs)
-    used = [key for key, *_ in program]
-    modules = {key: module for key, module in net.named_children() if key in used}
+    calls = program.needed(outputs)
+    used = dict.fromkeys(key for key, *_ in calls)
+    modules = {key: module for key, module in modules.items() if key in used}
     lines = ['"""A Caffe net as PyTorch source, written by caffezoo."""', "", "from torch import nn", ""]
     ours = sorted({_prefix(module)[:-1] for module in modules.values()} - {"nn"})
     if ours:
         lines += [f"from converter.layers import {', '.join(ours)}", ""]
     lines += ["", "class Net(nn.Module):"]
-    lines += [f"    name = {net.name!a}", f"    inputs = {_literal(net.inputs)}", f"    outputs = {_literal(net.outputs)}", ""]
+    lines += [f"    name = {name!a}", f"    inputs = {_literal(tuple(program.inputs))}", f"    outputs = {_literal(outputs)}", ""]
     lines += ["    def __init__(self):", "        super().__init__()"]
     for key, module in modules.items():
         left, right = (f"self.{key} = ", "") if _plain(key) else (f"self.add_module({key!a}, ", ")")
         lines.append(f"        {left}{_constructor(module)}{right}")
-    lines += _ties(net, used)
-    variable = _variables(net._versions)
-    lines += ["", f"    def forward({', '.join(['self', *(variable[net._versions[i]] for i in net._input_versions)])}):"]
-    for key, bottoms, tops, dead in program:
+    lines += _ties({key: modules[key] for key in used})
+    variable = _variables(program.versions)
+    lines += ["", f"    def forward({', '.join(['self', *(variable[blob] for blob in program.inputs)])}):"]
+    for key, bottoms, tops, dead in calls:
         call = f"self.{key}" if _plain(key) else f"self._modules[{key!a}]"
-        written = [variable[net._versions[i]] for i in tops]
-        lines.append(f"        {', '.join(written)} = {call}({', '.join(variable[net._versions[i]] for i in bottoms)})")
-        done = sorted({variable[net._versions[i]] for i in dead} - set(written) | {variable[net._versions[i]] for i in dead if i in tops})
+        written = [variable[program.versions[i]] for i in tops]
+        lines.append(f"        {', '.join(written)} = {call}({', '.join(variable[program.versions[i]] for i in bottoms)})")
+        done = sorted(
+            {variable[program.versions[i]] for i in dead} - set(written) | {variable[program.versions[i]] for i in dead if i in tops}
+        )
         if done:
             lines.append(f"        del {', '.join(done)}")
-    found = [(name, variable[name]) for name in net.outputs]
-    result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{name!a}: {value}" for name, value in found) + "}"
+    found = [(blob, variable[blob]) for blob in outputs]
+    result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{blob!a}: {value}" for blob, value in found) + "}"
     return "\n".join([*lines, f"        return {result}", ""])
 
 
@@ -96,13 +108,11 @@ def _literal(value: object) -> str:
     return ascii(value)
 
 
-def _ties(net: CaffeNet, used: list[str]) -> list[str]:
+def _ties(modules: Mapping[str, nn.Module]) -> list[str]:
     """Parameters that layers share."""
     first: dict[int, tuple[str, str]] = {}
     lines = []
-    for key in used:
-        module = net._modules[key]
-        assert module is not None
+    for key, module in modules.items():
         for name, parameter in module.named_parameters():
             owner = first.setdefault(id(parameter), (key, name))
             if owner != (key, name):

@@ -16,6 +16,7 @@ from test_cli import run
 
 from converter import CaffeNet, convert, read_blobs, save_caffemodel
 from converter.errors import ConversionError, GraphError, MismatchError, UnsupportedError
+from converter.program import Program
 from converter.read.schema import message_class
 
 HEAD = 'input: "data" input_shape { dim: 2 dim: 3 dim: 6 dim: 6 }\n'
@@ -203,7 +204,7 @@ def test_a_net_without_values_or_origin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="meta device"):
         save_caffemodel(net_of(tmp_path, HEAD, CONV, FC).to("meta"), tmp_path / "net.caffemodel")
     with pytest.raises(UnsupportedError, match="not made by convert"):
-        save_caffemodel(CaffeNet({}, [], {}, [], []), tmp_path / "net.caffemodel")
+        save_caffemodel(CaffeNet({}, Program(), {}), tmp_path / "net.caffemodel")
     with pytest.raises(ConversionError, match="cannot be written"):
         save_caffemodel(net_of(tmp_path, HEAD, CONV, FC), tmp_path / "nowhere" / "net.caffemodel")
 

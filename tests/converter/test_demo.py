@@ -24,4 +24,4 @@ def test_the_example_has_the_size_of_the_center_loss_face_net(tmp_path: Path) ->
     path.write_text(prototxt())
     graph, _ = prepare(path, None)
     assert sum(row.parameters for row in net_rows(graph)) == 27_543_072  # of ydwen/caffe-face's face_deploy.prototxt
-    assert graph.outputs == ["fc5"]
+    assert graph.outputs == ("fc5",)

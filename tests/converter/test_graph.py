@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from converter.build import graph as graph_module
+from converter.build.assemble import assemble, load
 from converter.build.graph import Graph, build_graph, kept_layers
 from converter.build.meta import QuickMeta
-from converter.conversion import assemble, convert, load
+from converter.conversion import convert
 from converter.errors import CaffezooWarning, ConversionError, GraphError, UnsupportedError
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
@@ -87,7 +88,7 @@ RULES: list[tuple[str, dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("rules", "state", "kept"), RULES)
 def test_a_layer_is_kept_where_its_rules_are_met(rules: str, state: dict[str, Any], kept: bool) -> None:
     graph = graph_of(X + lay("always", "ReLU", "x", "y") + lay("maybe", "ReLU", "x", "z", rules), **state)
-    assert [step.spec.name for step in graph.steps] == ["always"] + ["maybe"] * kept
+    assert [step.name for step in graph.steps] == ["always"] + ["maybe"] * kept
 
 
 def test_the_net_s_own_state_adds_to_the_one_asked_for() -> None:
@@ -306,8 +307,8 @@ STRANGE_NAMES = [
     "blobs",
     "_modules",
     "_parameters",
-    "_steps",
-    "_blobs",
+    "program",
+    "_calls",
     "state_dict",
     "a/b-1",
     "a_b-1",
@@ -405,7 +406,7 @@ def test_data_layers_become_inputs(name: str) -> None:
     params, given, inputs = SOURCES[name]
     graph = graph_of(lay("data", name.split(",")[0].split()[0], "", "data label", params) + TAIL, input_shapes=given)
     assert graph.inputs == inputs
-    assert graph.outputs == ["y"]
+    assert graph.outputs == ("y",)
 
 
 @pytest.mark.parametrize(
@@ -509,8 +510,8 @@ def test_a_net_without_oddities_warns_of_nothing(tmp_path: Path) -> None:
 
 def test_hdf5_output_is_left_out_with_a_note() -> None:
     graph = graph_of(X + times("a", "x", "y", 2) + lay("save", "HDF5Output", "y", "", 'hdf5_output_param { file_name: "f" }'))
-    assert [step.spec.name for step in graph.steps] == ["a"]
-    assert graph.outputs == ["y"]
+    assert [step.name for step in graph.steps] == ["a"]
+    assert graph.outputs == ("y",)
     assert any("'save'" in note and "left out" in note for note in graph.notes)
 
 

@@ -17,8 +17,8 @@ import pytest
 from encode import blob, flips, layer
 
 from converter import ConversionError, convert, read_blobs
-from converter.build.matching import open_weights
 from converter.errors import CaffezooWarning, MismatchError, WeightsError
+from converter.read.weights import open_weights
 
 h5py = pytest.importorskip("h5py", reason="h5py is the extra `hdf5`")
 

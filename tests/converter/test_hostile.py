@@ -42,10 +42,12 @@ from golden import CASES, FOLDER
 from google.protobuf.message import DecodeError
 
 from converter import CaffeNet, ConversionError, convert, read_blobs, read_mean
-from converter.build.matching import match, open_weights
-from converter.conversion import assemble, load, prepare
+from converter.build.assemble import assemble, load
+from converter.build.matching import match
+from converter.conversion import prepare
 from converter.layers import FAMILIES
 from converter.read.schema import message_class
+from converter.read.weights import open_weights
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is part of the extra `dev`")
 from hypothesis import strategies  # noqa: E402
@@ -667,7 +669,7 @@ def changed(words: list[str], where: float, how: int, which: int) -> None:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 1 GiB, so that no net that a test invents is built in full."""
-    monkeypatch.setattr("converter.conversion.os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 1 << 18)
+    monkeypatch.setattr("converter.build.assemble.os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 1 << 18)
 
 
 @hypothesis.settings(max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck))

@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from converter.build.assemble import assemble, load
 from converter.build.graph import Graph, build_graph
-from converter.conversion import assemble, load
 from converter.errors import ConversionError
 from converter.net import CaffeNet
 from converter.read.prototxt import parse_prototxt
@@ -48,11 +48,11 @@ def built(text: str) -> tuple[Graph, CaffeNet, dict[str, list[Array]]]:
     drawn: dict[str, list[Array]] = {}
     values = net.state_dict()
     for step in graph.steps:
-        blobs = [rng.standard_normal(shape).astype(np.float32) for shape in step.blob_shapes]
+        blobs = [rng.standard_normal(shape).astype(np.float32) for shape in step.shapes]
         tensors = [torch.from_numpy(np.ascontiguousarray(blob)) for blob in blobs]
-        named = step.load(tensors) if step.load else {b.key: t for b, t in zip(step.blobs, tensors, strict=True)}
+        named = step.load(tensors) if step.load else {b.key: t for b, t in zip(step.params, tensors, strict=True)}
         values |= {f"{step.key}.{key}": value.reshape(values[f"{step.key}.{key}"].shape) for key, value in named.items()}
-        drawn[step.spec.name] = blobs
+        drawn[step.name] = blobs
     net.load_state_dict(values)
     return graph, net, drawn
 

@@ -279,7 +279,7 @@ def test_an_unknown_v1_type_is_refused_by_its_name_only_where_it_is_kept(written
     odd = f"layers {{ name: 'n' type: {written} bottom: 'x' top: 'y' RULE }}"
     with pytest.raises(UnsupportedError, match=f"'n' of type '{written.strip(chr(34))}'"):
         build_graph(spec_of(text + odd.replace("RULE", "")))
-    assert [s.spec.name for s in build_graph(spec_of(text + odd.replace("RULE", "include { phase: TRAIN }"))).steps] == ["r"]
+    assert [s.name for s in build_graph(spec_of(text + odd.replace("RULE", "include { phase: TRAIN }"))).steps] == ["r"]
 
 
 def test_a_v1_type_in_quotes_is_taken_by_its_name() -> None:
@@ -390,9 +390,9 @@ def test_a_solver_s_test_state_decides_what_is_kept(state: str, tmp_path: Path) 
     path = tmp_path / "solver.prototxt"
     for phase, field in (("TEST", "test_state"), ("TRAIN", "train_state")):
         path.write_text(f"net_param {{ {net('n')} }}")
-        assert [s.spec.name for s in build_graph(read_prototxt(path, phase), phase=phase).steps] == ["r"]
+        assert [s.name for s in build_graph(read_prototxt(path, phase), phase=phase).steps] == ["r"]
         path.write_text(f"net_param {{ {net('n')} }} {field} {{ {state} }}")
-        assert [s.spec.name for s in build_graph(read_prototxt(path, phase), phase=phase).steps] == ["r", "s"]
+        assert [s.name for s in build_graph(read_prototxt(path, phase), phase=phase).steps] == ["r", "s"]
 
 
 @pytest.mark.parametrize(

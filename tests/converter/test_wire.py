@@ -34,10 +34,10 @@ from encode import (
 )
 
 from converter import convert, read_blobs, read_mean
-from converter.build.matching import open_weights
 from converter.errors import ConversionError, WeightsError
 from converter.read.caffemodel import Blob, walk
 from converter.read.schema import message_class
+from converter.read.weights import open_weights
 from converter.write.encode import write_caffemodel
 
 RNG = numpy.random.default_rng(7)

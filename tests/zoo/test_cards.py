@@ -133,7 +133,8 @@ def test_vgg_faces_means_stand_in_the_nets_order() -> None:
 @functools.cache
 def caffe_net(network: Network) -> Any:
     """The converted structure, on the meta device: shapes without memory."""
-    from converter.conversion import assemble, prepare
+    from converter.build.assemble import assemble
+    from converter.conversion import prepare
 
     return assemble(prepare(PROTOTXTS / network.prototxt, None)[0])
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converter import CaffeNet
-    from converter.build.graph import Graph, Step
+    from converter.build.graph import Graph
+    from converter.program import Step
 
 PathLike = str | os.PathLike[str]
 
@@ -73,7 +74,8 @@ def build(
 ) -> tuple[CaffeNet, str | None]:
     """The net, returning logits, and the name of its classifier; `empty`: on the meta device."""
     from converter import ConversionError
-    from converter.conversion import assemble, loaded, prepare
+    from converter.build.assemble import assemble
+    from converter.conversion import loaded, prepare
 
     try:
         # A layer that is to change may have other shapes than the weights, or none in them: the structure comes first.
@@ -122,10 +124,10 @@ def result_of(graph: Graph, classifier: str | None) -> int:
         )
     (end,) = ends
     step = makers[end]
-    if step.spec.type == "Softmax" and getattr(step.module, "dim", None) == 1:
+    if step.type == "Softmax" and getattr(graph.modules[step.key], "dim", None) == 1:
         (end,) = step.bottoms
         if graph.names[graph.versions[end]] != end:
-            raise LoadError(f'{graph.where}: {step.spec} writes over the logits; give it a top of its own: top: "prob"')
+            raise LoadError(f'{graph.where}: {step} writes over the logits; give it a top of its own: top: "prob"')
     return end
 
 
@@ -138,8 +140,8 @@ def _above(graph: Graph, end: int) -> set[str]:
     makers, wanted, names = _makers(graph), [end], set[str]()
     while wanted:
         step = makers.get(wanted.pop())
-        if step is not None and step.spec.name not in names:
-            names.add(step.spec.name)
+        if step is not None and step.name not in names:
+            names.add(step.name)
             wanted += step.bottoms
     return names
 
@@ -154,18 +156,18 @@ def _classifier(graph: Graph, logits: int, named: str | None, *, needed: bool) -
         step = makers.get(wanted.pop())
         if step is None or step.key in last:
             continue
-        if step.blobs:
+        if step.params:
             last[step.key] = step
         else:
             wanted += step.bottoms
     found = list(last.values())
-    if len(found) == 1 and found[0].spec.type in ("InnerProduct", "Convolution"):
-        return found[0].spec.name
+    if len(found) == 1 and found[0].type in ("InnerProduct", "Convolution"):
+        return found[0].name
     if not needed:
         return None
-    candidates = [step.spec.name for step in graph.steps if step.spec.type == "InnerProduct"]
-    candidates = candidates or [step.spec.name for step in graph.steps if step.spec.type == "Convolution"][-5:]
-    before = ", ".join(f"{step.spec.name!r} ({step.spec.type})" for step in found) or "no layer with weights"
+    candidates = [step.name for step in graph.steps if step.type == "InnerProduct"]
+    candidates = candidates or [step.name for step in graph.steps if step.type == "Convolution"][-5:]
+    before = ", ".join(f"{step.name!r} ({step.type})" for step in found) or "no layer with weights"
     raise LoadError(
         f"{graph.where}: it is not clear which layer gives the classes: the output {graph.versions[logits]!r} comes from {before}."
         f" Name it with classifier= ({', '.join(map(repr, candidates)) or 'the net has no InnerProduct and no Convolution'}); above an"

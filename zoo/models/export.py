@@ -129,7 +129,8 @@ def _check_layers(model: Any) -> None:
 
 def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
     """The shipped prototxt's net on the meta device, as wide as the model is; and the blob that the model returns."""
-    from converter.conversion import assemble, prepare
+    from converter.build.assemble import assemble
+    from converter.conversion import prepare
     from zoo.models.caffe import result_of
 
     text = (PROTOTXTS / forms()[kind.__name__]).read_text(encoding="utf-8")
@@ -157,9 +158,9 @@ def _widths(graph: Graph, table: Mapping[str, str | None], state: Mapping[str, T
     """The layers whose num_output is another in the model than in the prototxt, each with the model's."""
     found = {}
     for step in graph.steps:
-        weight = state.get(f"{table.get(step.spec.name)}.weight")
-        if step.spec.type in ("Convolution", "InnerProduct") and weight is not None and len(weight) != step.blob_shapes[0][0]:
-            found[step.spec.name] = len(weight)
+        weight = state.get(f"{table.get(step.name)}.weight")
+        if step.type in ("Convolution", "InnerProduct") and weight is not None and len(weight) != step.shapes[0][0]:
+            found[step.name] = len(weight)
     return found
 
 

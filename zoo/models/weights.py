@@ -26,7 +26,8 @@ def caffe_net(
 ) -> CaffeNet:
     """A prototxt's net with weights drawn anew; `empty`: on the meta device, without memory for any."""
     from converter import ConversionError, convert
-    from converter.conversion import assemble, prepare
+    from converter.build.assemble import assemble
+    from converter.conversion import prepare
 
     try:
         if empty:

@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from converter.errors import UnsupportedError, WeightsError
+from converter.layers import layer_type
 from converter.read.caffemodel import Weights
 from converter.read.schema import is_repeated, parse_binary
 from converter.read.text import Document, LayerText, Unknown
@@ -34,8 +35,6 @@ def embedded_spec(weights: Weights) -> NetSpec:
     if not any(layer.top for layer in (*net.layer, *net.layers)):
         raise WeightsError(f"{where}: this caffemodel holds weights only, its layers are not connected; give the prototxt, too.")
     spec = upgrade(Document(net, places, _unknown(net)), where)
-    from converter.layers import layer_type
-
     for layer in spec.layers:
         carried = [f.name for f, _ in layer.message.ListFields() if f.name.endswith("_param") and f.message_type is not None]
         carried = [name for name in carried if name not in ("transform_param", "loss_param")]
