@@ -1,6 +1,6 @@
 """One body over HTTP into a part file, whatever the server does: resumed, bounded in time and size, never trusted.
 
-Own code, on requests, because what it has to withstand is the point: see tests/zoo/test_fetching.py.
+Own code, on requests, because what it has to withstand is the point: see tests/zoo/files/test_fetching.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""zoo.load against weights drawn here, written by tests/zoo/drawn.py and served on loopback."""
+"""zoo.load against weights drawn here, written by tests/zoo/helpers/drawn.py and served on loopback."""
 
 from __future__ import annotations
 

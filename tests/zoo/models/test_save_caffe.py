@@ -116,7 +116,7 @@ def test_a_model_in_training_of_half_precision_is_written_and_left_as_it_is(tmp_
 
 
 def test_a_trained_caffe_net_goes_back_with_its_classes(tmp_path: Path) -> None:
-    golden = Path(__file__).parent.parent / "golden" / "InnerProduct-1"
+    golden = Path(__file__).parents[2] / "golden" / "InnerProduct-1"
     net = convert(golden / "net.prototxt", golden / "net.caffemodel")
     zoo.save_caffe(net, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
     again = convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")

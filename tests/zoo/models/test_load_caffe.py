@@ -1,4 +1,4 @@
-"""zoo.load_caffe on small nets with drawn weights, written byte by byte by tests/zoo/drawn.py."""
+"""zoo.load_caffe on small nets with drawn weights, written byte by byte by tests/zoo/helpers/drawn.py."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_net_of_one_channel_takes_grey_images_as_they_are(tmp_path: Path) -> N
 
 def test_a_caffemodel_alone_brings_its_own_net() -> None:
     """converter's files hold weights only, so Caffe's own are needed: the golden ones."""
-    case = Path(__file__).parent.parent / "golden" / "InnerProduct-1"
+    case = Path(__file__).parents[2] / "golden" / "InnerProduct-1"
     with_both = zoo.load_caffe(case / "net.prototxt", case / "net.caffemodel")
     alone = zoo.load_caffe(case / "net.caffemodel")
     assert all(torch.equal(a, b) for a, b in zip(with_both.parameters(), alone.parameters(), strict=True))

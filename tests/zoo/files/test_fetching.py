@@ -33,7 +33,7 @@ OTHER = random.Random(8).randbytes(300_000)
 QUICK = Limits(connect=5, read=10, answer=10, tries=3, progress=50_000, pause=0.01)
 HASTY = Limits(connect=5, read=1, answer=0.5, window=0.3, slowest=10_000, tries=3, progress=50_000, pause=0.01)
 SLOW = {bad.slow_body, bad.slow_headers, bad.silent}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -196,7 +196,7 @@ def proof_of(card: Card) -> str:
 
 @every_card
 def test_the_documentation_agrees_with_the_card(card: Card) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "zoo.md").read_text(encoding="utf-8")
     kind = f"`{card.architecture.replace(':', '.')}`" if card.architecture else "converted net"
     consent = " **(to be accepted)**" if card.terms.ask else ""
     assert f"| `{card.name}` | {card.title} | {kind} | {card.terms.licence}{consent} | {proof_of(card)} |" in page
