@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from converter.build.meta import QuickMeta
 from converter.errors import GraphError, shown, some
 from converter.layers import Layer, Sources, build, layer_type
 from converter.layers.module import Shared
 from converter.layers.registry import first_line, refuse_unknown, shapes_of
-from converter.build.meta import QuickMeta
 from converter.net import CaffeNet
 from converter.program import Program, Shape, Step
 from converter.read.schema import message_class
@@ -174,9 +174,7 @@ class _Builder:
             raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.")
         program = Program(tuple(self.steps), tuple(self.versions), self.input_versions, self.outputs())
         shapes = [tuple(value.shape) for value in self.values]
-        return Graph(
-            self.where, self.name, self.phase, program, self.modules, self.inputs, shapes, self.sources, self.layers, self.notes
-        )
+        return Graph(self.where, self.name, self.phase, program, self.modules, self.inputs, shapes, self.sources, self.layers, self.notes)
 
     def source(self, spec: LayerSpec, shapes: list[tuple[int, ...] | None], reads: Counter[str]) -> None:
         """A data layer: its tops are inputs of the net; those that nobody reads are none, unless it is an Input layer."""
