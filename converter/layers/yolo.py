@@ -1,0 +1,178 @@
+"""YOLO's boxes in eric612/MobileNet-YOLO: yolo_detection_output_layer.cpp (YOLOv2) and yolov3_detection_output_layer.cpp.
+
+Both take maps (N, boxes * (5 + C), H, W): for each box of a place x, y, w, h, objectness and C class scores before their
+activations. Both give (1, 1, n, 7): item, label, score, xmin, ymin, xmax, ymax as fractions of the image, best first, labels
+from 1. All images of a batch share one list, whose item is always 0. Boxes are suppressed across classes, and from the
+threshold on (not above it). Without any there is a row for each image: its index and six times -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from converter.errors import UnsupportedError
+from converter.layers.module import CaffeModule, kept_boxes
+from converter.layers.registry import Fields, layer
+
+
+def _places(x: Tensor, boxes: int) -> Tensor:
+    """(N, boxes * k, H, W) -> (N, H, W, boxes, k)."""
+    return x.unflatten(1, (boxes, -1)).permute(0, 3, 4, 1, 2)
+
+
+def _boxes(x: Tensor, sizes: Tensor) -> Tensor:
+    """Centers and sizes as fractions of the image of places (N, H, W, boxes, 4); sizes (boxes, 2) are the anchors' fractions."""
+    height, width = x.shape[1:3]
+    column, row = torch.arange(width, dtype=x.dtype)[:, None], torch.arange(height, dtype=x.dtype)[:, None, None]
+    centers = (column + x[..., 0].sigmoid()) / width, (row + x[..., 1].sigmoid()) / height
+    return torch.cat((torch.stack(centers, -1), x[..., 2:4].exp() * sizes), -1)
+
+
+def _overlap(box: Tensor, boxes: Tensor) -> Tensor:
+    """Intersection over union of centers and sizes."""
+    low = torch.maximum(box[:2] - box[2:] / 2, boxes[:, :2] - boxes[:, 2:] / 2)
+    high = torch.minimum(box[:2] + box[2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2)
+    sides = high - low
+    shared = torch.where((sides < 0).any(1), 0, sides.prod(1))
+    return shared / (box[2:].prod() + boxes[:, 2:].prod(1) - shared)
+
+
+def _detections(labels: Tensor, scores: Tensor, boxes: Tensor, threshold: float, items: int) -> Tensor:
+    """The rows of labels (n,), scores (n,) and boxes (n, 4) that stay."""
+    if not len(scores):
+        return torch.cat((torch.arange(items, dtype=scores.dtype)[:, None], scores.new_full((items, 6), -1)), 1)[None, None]
+    order = scores.sort(descending=True, stable=True).indices
+    order = order[kept_boxes(boxes[order], lambda box, others: _overlap(box, others) >= threshold)]
+    boxes, half = boxes[order, :2], boxes[order, 2:] / 2
+    rows = (torch.zeros(len(order), 1, dtype=scores.dtype), labels[order, None] + 1, scores[order, None], boxes - half, boxes + half)
+    return torch.cat(rows, 1)[None, None]
+
+
+class YoloV2Detections(CaffeModule):
+    """YOLOv2's detections of one or two maps, which share their anchors: the best class of each box.
+
+    Args:
+        num_classes, num_box: C, and boxes a place.
+        biases: width and height of each box in places.
+        confidence_threshold: least objectness times class probability.
+        nms_threshold: overlap from which the lower score is dropped.
+    """
+
+    def __init__(
+        self, num_classes: int, num_box: int, biases: Sequence[float], confidence_threshold: float = 0.01, nms_threshold: float = 0.45
+    ):
+        super().__init__()
+        self.num_classes, self.num_box, self.biases = num_classes, num_box, tuple(biases)
+        self.confidence_threshold, self.nms_threshold = confidence_threshold, nms_threshold
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        if maps[0].is_meta:
+            return maps[0].new_empty(1, 1, 1, 7)
+        found = [self.candidates(x.detach().cpu()) for x in maps]
+        labels, scores, boxes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return _detections(labels, scores, boxes, self.nms_threshold, len(maps[-1])).to(maps[0].device)
+
+    def candidates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (n,), scores (n,) and boxes (n, 4) with the least score."""
+        places = _places(x, self.num_box)
+        sizes = x.new_tensor(self.biases[: 2 * self.num_box]).reshape(-1, 2) / x.shape[3]
+        best, label = places[..., 5:].softmax(-1).max(-1)
+        score = places[..., 4].sigmoid() * best
+        kept = score >= self.confidence_threshold
+        return label[kept], score[kept], _boxes(places, sizes)[kept]
+
+
+@layer(
+    "YoloDetectionOutput",
+    "yolo_detection_output_param",
+    bottoms=(1, 2),
+    ignored={"side": "the layer takes it from its bottom", "label_map_file": "names labels in messages"},
+    origin="MobileNet-YOLO",
+    refuses="maps that are not square, which its code reads askew",
+)
+def yolo_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
+    classes, boxes, biases = p.num_classes, p.num_box, p.biases
+    _check(p, maps, classes, boxes)
+    if p.coords != 4:
+        raise ValueError(f"coords is {p.coords}; the layer computes with 4")
+    if len(biases) < 2 * boxes:
+        raise ValueError(f"{len(biases)} biases for {boxes} boxes; a width and a height each are needed")
+    if any(x.shape[2] != x.shape[3] for x in maps):
+        raise UnsupportedError("its maps are not square, and the fork's code reads such maps with the wrong stride")
+    return YoloV2Detections(classes, boxes, biases, p.confidence_threshold, p.nms_threshold)
+
+
+def _check(p: Fields, maps: Sequence[Tensor], classes: int, boxes: int) -> None:
+    if not p.has("num_classes") or min(classes, boxes) < 1:
+        raise ValueError("num_classes must be given, and be at least 1, as num_box")
+    if any(x.dim() != 4 or x.shape[1] != boxes * (5 + classes) for x in maps) or len({len(x) for x in maps}) > 1:
+        raise ValueError(f"{boxes} boxes of {classes} classes take maps (N, {boxes * (5 + classes)}, H, W)")
+
+
+class YoloV3Detections(CaffeModule):
+    """YOLOv3's detections of one map a scale: every class of a box whose score is large enough gives a detection.
+
+    Args:
+        num_classes, num_box: C, and boxes a place.
+        biases: width and height of all anchors in pixels of the net's input.
+        anchors_scale: pixels a place, of each map.
+        mask: which anchor each box has: the boxes of map i are mask[i * len(mask) // maps + box].
+        confidence_threshold: objectness times class score must be greater.
+        nms_threshold: overlap from which the lower score is dropped.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_box: int,
+        biases: Sequence[float],
+        anchors_scale: Sequence[int],
+        mask: Sequence[int],
+        confidence_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+    ):
+        super().__init__()
+        self.num_classes, self.num_box, self.biases = num_classes, num_box, tuple(biases)
+        self.anchors_scale, self.mask = tuple(anchors_scale), tuple(mask)
+        self.confidence_threshold, self.nms_threshold = confidence_threshold, nms_threshold
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        if maps[0].is_meta:
+            return maps[0].new_empty(1, 1, 1, 7)
+        group = len(self.mask) // len(maps)
+        found = [self.candidates(x.detach().cpu(), i * group, self.anchors_scale[i]) for i, x in enumerate(maps)]
+        labels, scores, boxes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return _detections(labels, scores, boxes, self.nms_threshold, len(maps[-1])).to(maps[0].device)
+
+    def candidates(self, x: Tensor, first: int, scale: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (n,), scores (n,) and boxes (n, 4) above the threshold."""
+        places, height, width = _places(x, self.num_box), *x.shape[2:]
+        anchors = x.new_tensor([self.biases[2 * i : 2 * i + 2] for i in self.mask[first : first + self.num_box]])
+        scores = places[..., 5:].sigmoid() * places[..., 4:5].sigmoid()
+        kept = scores > self.confidence_threshold
+        label = torch.arange(self.num_classes).expand_as(scores)
+        boxes = _boxes(places, anchors / x.new_tensor((width * scale, height * scale)))
+        return label[kept], scores[kept], boxes[..., None, :].expand(*scores.shape, 4)[kept]
+
+
+@layer(
+    "Yolov3DetectionOutput",
+    "yolov3_detection_output_param",
+    bottoms=(1, None),
+    origin="MobileNet-YOLO",
+    refuses="gaussian_box: true, which reads an objectness that is not set",
+)
+def yolov3_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
+    if p.gaussian_box:
+        raise UnsupportedError("gaussian_box: true; the fork's code then reads an objectness that it never sets")
+    classes, boxes, biases, mask, scales = p.num_classes, p.num_box, p.biases, p.mask, p.anchors_scale
+    _check(p, maps, classes, boxes)
+    if p.mask_group_num != len(maps) or len(scales) < len(maps) or min(scales[: len(maps)]) < 1:
+        raise ValueError(f"mask_group_num {p.mask_group_num} and {len(scales)} anchors_scale for {len(maps)} bottoms; one each is needed")
+    used = mask[: (len(maps) - 1) * (len(mask) // len(maps)) + boxes]
+    if len(used) < (len(maps) - 1) * (len(mask) // len(maps)) + boxes or 2 * max(used) + 1 >= len(biases):
+        raise ValueError(f"mask {mask} does not name an anchor of {len(biases) // 2} for each of {boxes} boxes of {len(maps)} bottoms")
+    return YoloV3Detections(classes, boxes, biases, scales, mask, p.confidence_threshold, p.nms_threshold)
