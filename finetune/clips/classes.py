@@ -14,8 +14,9 @@ import numpy as np
 from finetune.clips.records import ClassIndex, Label
 from finetune.clips.tables import text_lines
 from finetune.errors import FinetuneError
-from finetune.labels import EMOTIW, canonical, class_names
+from finetune.labels import EMOTIW, LABEL_ORDERS, canonical, class_names
 
+EXPRESSIONS = frozenset(name for order in LABEL_ORDERS.values() for name in order)
 NUMBER = re.compile(r"-?\d{1,6}", re.ASCII)
 
 
@@ -89,7 +90,7 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
         if text not in names:
             raise FinetuneError(f"{label.place}: class {label.text[:40]!r}; the classes are {', '.join(names)}")
         folder = canonical(label.folder)
-        if folder in names and folder != text:
+        if folder in EXPRESSIONS.union(names) and folder != text:
             if number:
                 raise FinetuneError(
                     f"{label.place}: label {label.text} is {text} in the class order {', '.join(names)}, but the clip lies in"

@@ -34,7 +34,7 @@ from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.errors import CacheError
 from zoo.files.store import digests, home
 
-DECODER = "1"  # part of the cache's names: raise it when the same source decodes to something else
+DECODER = "2"  # part of the cache's names: raise it when the same source decodes to something else
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,21 @@ def read_clips(
 ) -> Clips:
     """Reads labelled clips. What `path` is follows from its content:
 
-    - a folder with list files, a line per clip: `<folder> <Emotion>` in trainlist.txt and testlist.txt, Emotiw_TRAIN.txt and
-      Emotiw_VAL.txt, ...; `<folder> <frames> <number>` (Former-DFER's); or csv with a header path,label[,split][,subject].
-      Folders are relative to `path` or its folder of that split; a path from another machine's root is found by its end.
+    - a folder with lists beside the clips' folders, a line per clip, with any separator: under a header such as path,label or
+      name,emotion, perhaps with split and subject; or without one, `<folder> <Emotion>`, `<folder> <frames> <number>` (Former-DFER's).
+      A list's name or folder may say its split: trainlist.txt, Emotiw_VAL.txt, val/labels.csv. Paths begin at `path`, at the list's
+      folder or at that of the split; a path from another machine's root is found by its end, a bare name wherever the clip lies.
       `lists` names the files where they lie elsewhere or don't say their split: {"train": file, "val": file}
-    - [train|val|test/]<Emotion>/<video>/images0001.jpg, ...: numbers in names by value; without split folders all is "train"
+    - [train|val|test/]<Emotion>/<video>/images0001.jpg, ...: frames by their numbers; without split folders all is "train"
     - CK+: class folders of S005_001_00000009.png, grouped to sequences; or cohn-kanade-images/ and Emotion/ as distributed
     - npz with frames, labels and perhaps subjects (arrays.decode_npz); a list file itself
 
     `size` (H, W) resizes the frames, which frames of different sizes need. Classes are the EmotiW ones, alphabetically, where the
     names are those seven; other names are sorted. `class_index`, or a classInd.txt beside the lists, gives another order, and says
     what numbers mean: a file of lines `1 Angry`, or the names in order, numbered from 0.
+
+    A list is followed where it contradicts the folders, which is noted; a file that seems to be a list and is not understood is
+    refused by name, as are frames whose order their names don't say, and a class all of whose files would be left out.
 
     Decoding is done once; later calls map the cached tensor, unless `cache` is false. A cache that cannot be written is no error.
     Raises FinetuneError for everything that is no labelled clips, with file, line and value, and warns (UserWarning) of what

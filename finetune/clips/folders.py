@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune.clips.order import in_order
 from finetune.clips.records import Clip, Label
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, VIDEO_SUFFIXES, subfolders
@@ -36,27 +36,37 @@ def visible(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (natural(path.name), path.name))
 
 
-def told(skipped: Counter[str]) -> list[str]:
-    texts = {
-        "files": "file(s) that are no images left out",
-        "elsewhere": "path(s) of the lists lie on another machine: their ends were found here",
-        "counts": "clip(s) have another number of frames than the list says",
-    }
-    return [f"{skipped[key]} {text}" for key, text in texts.items() if skipped[key]]
+class LeftOut:
+    """Files among the frames that are none."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[Path] = []
+
+    def notes(self) -> list[str]:
+        if not self.files:
+            return []
+        return [f"{len(self.files)} file(s) that are no images left out, as {self.files[0].relative_to(self.root).as_posix()}"]
 
 
-def frames_in(folder: Path, skipped: Counter[str]) -> tuple[Path, ...]:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def frames_in(folder: Path, left_out: LeftOut) -> tuple[Path, ...]:
+    """The images in a clip's folder, in the order of their numbers."""
     frames = []
     for path in visible(folder):
         if path.is_dir():
             raise FinetuneError(f"{path}: a folder inside a clip's folder; expected only images in {folder.name}/")
         if path.suffix.lower() in VIDEO_SUFFIXES:
             raise raw_video(path)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(path.name):
             frames.append(path)
         else:
-            skipped["files"] += 1
-    return tuple(frames)
+            left_out.files.append(path)
+    return in_order(frames)
 
 
 def split_folders(root: Path) -> list[tuple[str, Path]]:
@@ -78,35 +88,55 @@ def inner_folder(folder: Path) -> Path:
 
 
 def in_class_folders(root: Path, notes: list[str]) -> Iterator[Clip]:
-    """[split/]class/video/frames; or [split/]class/S005_001_00000009.png, grouped to sequences by subject and sequence."""
-    skipped: Counter[str] = Counter()
+    """[split/]class/video/frames; or [split/]class/S005_001_00000009.png, grouped to sequences by subject and sequence.
+
+    Raises FinetuneError for a class folder all of whose files are left out.
+    """
+    left_out = LeftOut(root)
+    empty = []
     for split, parent in split_folders(root):
         for folder in sorted(subfolders(parent), key=lambda each: natural(canonical(each.name))):
-            label = Label(folder.name, split, str(folder))
-            sequences: dict[str, list[Path]] = {}
-            for path in visible(folder):
-                if path.is_dir():
-                    ck = CK_SEQUENCE.search(path.name)
-                    yield Clip(path, frames_in(path, skipped), label, ck[1] if ck else None)
-                elif path.suffix.lower() in VIDEO_SUFFIXES:
-                    raise raw_video(path)
-                elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                    skipped["files"] += 1
-                elif ck := CK_FRAME.fullmatch(path.stem):
-                    sequences.setdefault(f"{ck[1]}_{ck[2]}", []).append(path)
-                else:
-                    raise FinetuneError(
-                        f"{path}: an image where a folder per video is expected (or CK+'s names, S005_001_00000009.png);"
-                        " single images are read by finetune.images.data.read"
-                    )
-            for name, files in sequences.items():
-                yield Clip(folder, tuple(files), label, name[:4], name)
-    notes += told(skipped)
+            before = len(left_out.files)
+            clips = list(in_class_folder(folder, split, left_out))
+            yield from clips
+            if not clips and len(left_out.files) > before:
+                lost = left_out.files[before]
+                raise FinetuneError(
+                    f"{folder}: holds no clip, but {len(left_out.files) - before} file(s) like {lost.name}; expected a folder of images a"
+                    " clip. Save them as PNG or JPEG, or move the folder away"
+                )
+            if not clips:
+                empty.append(folder.relative_to(root).as_posix())
+    if empty:
+        notes.append(f"{len(empty)} empty folder(s) where classes are expected: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}")
+    notes += left_out.notes()
+
+
+def in_class_folder(folder: Path, split: str, left_out: LeftOut) -> Iterator[Clip]:
+    label = Label(folder.name, split, str(folder))
+    sequences: dict[str, list[Path]] = {}
+    for path in visible(folder):
+        if path.is_dir():
+            ck = CK_SEQUENCE.search(path.name)
+            yield Clip(path, frames_in(path, left_out), label, ck[1] if ck else None)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            raise raw_video(path)
+        elif not is_image(path.name):
+            left_out.files.append(path)
+        elif ck := CK_FRAME.fullmatch(path.stem):
+            sequences.setdefault(f"{ck[1]}_{ck[2]}", []).append(path)
+        else:
+            raise FinetuneError(
+                f"{path}: an image where a folder per video is expected (or CK+'s names, S005_001_00000009.png);"
+                " single images are read by finetune.images.data.read"
+            )
+    for name, files in sequences.items():
+        yield Clip(folder, tuple(files), label, name[:4], name)
 
 
 def cohn_kanade(root: Path, notes: list[str]) -> Iterator[Clip]:
     """CK+ as its authors give it: cohn-kanade-images/S005/001/*.png, and the sequences that have an Emotion/S005/001/*_emotion.txt."""
-    skipped: Counter[str] = Counter()
+    left_out = LeftOut(root)
     for path in sorted((root / "Emotion").glob("S*/*/*_emotion.txt")):
         text = path.read_text("latin-1")[:100].strip()
         number = int(float(text)) if re.fullmatch(r"\d(\.\d*)?(e\+?0+)?", text) else -1
@@ -116,5 +146,5 @@ def cohn_kanade(root: Path, notes: list[str]) -> Iterator[Clip]:
         folder = root / "cohn-kanade-images" / subject / session
         if not folder.is_dir():
             raise FinetuneError(f"{path}: its frames are missing: no folder {folder}; unpack extended-cohn-kanade-images.zip there")
-        yield Clip(folder, frames_in(folder, skipped), Label(CK_EMOTIONS[number], "train", str(path)), subject, f"{subject}_{session}")
-    notes += told(skipped)
+        yield Clip(folder, frames_in(folder, left_out), Label(CK_EMOTIONS[number], "train", str(path)), subject, f"{subject}_{session}")
+    notes += left_out.notes()

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune.clips.beside import lists_beside
 from finetune.clips.classes import class_order, number_labels
 from finetune.clips.folders import cohn_kanade, in_class_folders
-from finetune.clips.lists import list_files, listed
+from finetune.clips.lists import given_lists, listed
+from finetune.clips.places import Places
 from finetune.clips.records import ClassIndex, Clip, Decoded, Listing, Lists
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.files import LARGEST_SIDE, read_image
@@ -24,25 +26,50 @@ from finetune.labels import SPLIT_ORDER
 
 def list_clips(root: Path, lists: Lists | None, class_index: ClassIndex | None) -> Listing:
     """The clips below `root`: as its list files say, or else as its folders do. Raises FinetuneError."""
-    tables = list_files(root, lists)
-    order = class_order(class_index, [root, *{path.parent: None for path, _ in tables}])
     notes: list[str] = []
-    if tables:
-        found = list(listed(tables, root, notes))
-    elif (root / "Emotion").is_dir() and (root / "cohn-kanade-images").is_dir():
-        found = list(cohn_kanade(root, notes))
+    places = Places(root)
+    handed_out = (root / "Emotion").is_dir() and (root / "cohn-kanade-images").is_dir()
+    if lists is not None:
+        tables = given_lists(lists, places)
     else:
-        found = list(in_class_folders(root, notes))
+        tables = [] if handed_out else lists_beside(places, notes)
+    order = class_order(class_index, [root, *{table.path.parent: None for table in tables}])
+    if tables:
+        found = list(listed(tables, places, notes, whole=lists is None))
+    else:
+        found = list((cohn_kanade if handed_out else in_class_folders)(root, notes))
     if not found:
         raise FinetuneError(f"{root}: no clips found; expected [train/]class/video/image0001.jpg, or list files in it")
     classes, labels, more = number_labels([clip.label for clip in found], order, root)
     whole = [row for row, clip in enumerate(found) if clip.frames]
-    if empty := [clip.folder.relative_to(root).as_posix() for clip in found if not clip.frames]:
-        if not whole:
-            raise FinetuneError(f"{root}: all {len(empty)} folders of clips are empty; run python -m finetune.prepare_video SRC DST first")
-        notes.append(f"{len(empty)} clip(s) without a frame left out: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}")
+    notes += empty_clips(found, [classes[label] for label in labels], root)
     whole.sort(key=lambda row: SPLIT_ORDER.index(found[row].label.split))
     clips = tuple(found[row] for row in whole)
+    notes += about_subjects(clips)
+    return Listing(root, clips, labels[whole], classes, ids_of(clips, root), (*notes, *more))
+
+
+def empty_clips(found: Sequence[Clip], classes: Sequence[str], root: Path) -> list[str]:
+    """A note on clips without frames. Raises FinetuneError where a class has no others."""
+    empty = [clip.folder.relative_to(root).as_posix() for clip in found if not clip.frames]
+    if not empty:
+        return []
+    if len(empty) == len(found):
+        raise FinetuneError(f"{root}: all {len(empty)} folders of clips are empty; run python -m finetune.prepare_video SRC DST first")
+    for split in (None, "train"):
+        rows = [(clip, name) for clip, name in zip(found, classes, strict=True) if split in (None, clip.label.split)]
+        if lost := sorted({name for _, name in rows} - {name for clip, name in rows if clip.frames}):
+            first = next(clip.folder for clip, name in rows if name == lost[0])
+            where = f" of {split}" if split else ""
+            raise FinetuneError(
+                f"{first}: no clip{where} of the class {lost[0]} has a frame ({', '.join(lost)} would be lost); its files are no images"
+                " that are read, or no face was found in its videos. Add frames, or remove the class"
+            )
+    return [f"{len(empty)} clip(s) without a frame left out: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"]
+
+
+def about_subjects(clips: Sequence[Clip]) -> list[str]:
+    notes = []
     if len({clip.subject for clip in clips} - {None}) and any(clip.subject is None for clip in clips):
         notes.append("subjects left out: not every clip has one")
     parts: dict[str, set[str]] = {}
@@ -51,7 +78,7 @@ def list_clips(root: Path, lists: Lists | None, class_index: ClassIndex | None) 
             parts.setdefault(clip.subject, set()).add(clip.label.split)
     if mixed := sorted(subject for subject, splits in parts.items() if len(splits) > 1):
         notes.append(f"{len(mixed)} subject(s) are in more than one split, as {mixed[0]}")
-    return Listing(root, clips, labels[whole], classes, ids_of(clips, root), (*notes, *more))
+    return notes
 
 
 def ids_of(clips: Sequence[Clip], root: Path) -> tuple[str, ...]:

@@ -1,58 +1,61 @@
-"""Clips in lists: a line a clip, in text or csv files."""
+"""Clips in lists: a line a clip, with any separator, under a header or not. What cannot be understood is refused by name."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import TypeVar
 
-from finetune.clips.folders import CK_SEQUENCE, frames_in, inner_folder, raw_video, split_in, told, visible
+from finetune.clips.classes import NUMBER
+from finetune.clips.folders import CK_SEQUENCE, LeftOut, frames_in, split_in
+from finetune.clips.places import Places, is_absolute
 from finetune.clips.records import Clip, Label, Lists
-from finetune.clips.tables import text_lines
+from finetune.clips.tables import BLANK, Line, Table, columns_with, readings, text_lines, value_of, values
 from finetune.errors import FinetuneError
-from finetune.files import LONGEST_LINE, VIDEO_SUFFIXES, subfolders
 from finetune.labels import SPLIT_ORDER, split_of
 
-COLUMNS = {
-    "path": ("path", "folder", "video", "clip", "file", "filename", "id"), "label": ("label", "emotion", "expression", "class"),
-    "split": ("split", "usage", "set"), "subject": ("subject", "person", "actor"),
-}  # fmt: skip
-NO_LISTS = ("classind.txt", "report.csv")  # the latter is prepare_video's: it has rows for videos without a face, too
+LineT = TypeVar("LineT")
+HEADER = "path,label[,split][,subject]"
+NAMED = "lists={'train': ..., 'test': ...} (--lists train=FILE test=FILE)"
+SAMPLE = 50  # lines at a file's beginning and end by which it is recognised
+COUNTED = re.compile(r"(.*\S)\s+(\d{1,9})")  # Former-DFER's "path n_frames label", without its label
 
 
 @dataclass(frozen=True)
 class Row:
     path: str
     label: str
-    split: str
     place: str
+    split: str | None = None
     subject: str | None = None
 
 
-def list_files(root: Path, lists: Lists | None) -> list[tuple[Path, str | None]]:
-    """The list files with their splits, None where a csv's column says it. Without `lists`, those that lie in `root`."""
+@dataclass(frozen=True)
+class ListFile:
+    """A list that was understood; `split` is what its name, its folder or the caller says."""
+
+    path: Path
+    split: str | None
+    rows: tuple[Row, ...]
+
+
+# --- which lists ----------------------------------------------------------------------------------------------------------------------
+
+
+def given_lists(lists: Lists, places: Places) -> list[ListFile]:
+    """The lists that the caller names. Raises FinetuneError for one that is none."""
+    root = places.root
     if isinstance(lists, Mapping):
         if unknown := [name for name in lists if split_of(name) is None]:
             raise FinetuneError(f"lists: {unknown[0]!r} is no split; known are {', '.join(SPLIT_ORDER)}")
-        return [(located_list(root, path), split_of(name)) for name, path in lists.items()]
-    if lists is None:
-        files = [path for path in visible(root) if path.is_file() and path.name.lower() not in NO_LISTS]
-        texts = [path for path in files if path.suffix.lower() == ".txt" and split_in(path.stem)]
-        tables = [path for path in files if path.suffix.lower() == ".csv" and {"path", "label"} <= columns_of(path).keys()]
-        if texts and tables:
-            both = f"{texts[0].name} and {tables[0].name}"
-            raise FinetuneError(f"{root}: holds {both}; say which to read: lists={{'train': ..., 'test': ...}}")
-        found = texts or tables
+        named = [(located_list(root, path), split_of(name)) for name, path in lists.items()]
     else:
-        found = [located_list(root, path) for path in ([lists] if isinstance(lists, str | os.PathLike) else lists)]
-    for path in found:
-        if split_in(path.stem) is None and path.suffix.lower() != ".csv":
-            raise FinetuneError(f"{path}: its name doesn't say the split; pass lists={{'train': ..., 'test': ...}}")
-    return [(path, split_in(path.stem)) for path in found]
+        paths = [lists] if isinstance(lists, str | os.PathLike) else lists
+        named = [(path, split_in(path.stem)) for path in (located_list(root, each) for each in paths)]
+    return [ListFile(path, split, tuple(rows_of(path, places))) for path, split in named]
 
 
 def located_list(root: Path, path: str | os.PathLike[str]) -> Path:
@@ -62,99 +65,200 @@ def located_list(root: Path, path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def columns_of(path: Path) -> dict[str, int]:
-    """Which column of a csv has the path, the label, the split and the subject; nothing for another file."""
-    with path.open("rb") as stream:
-        first = stream.readline(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").decode("latin-1")
-    header = [name.strip(' "').lower() for name in first.strip().split(",")]
-    roles = {role: next((name for name in names if name in header), None) for role, names in COLUMNS.items()}
-    return {role: header.index(name) for role, name in roles.items() if name is not None}
+def rows_of(path: Path, places: Places) -> list[Row]:
+    """The rows of a file that is meant to be a list, though none of its clips may be here."""
+    rows = known_rows(path, places)
+    if rows is None:
+        lines = text_lines(path)
+        if path.suffix.lower() != ".txt":
+            raise FinetuneError(f"{path}, line 1: {lines[0][1][:60] if lines else ''!r}; expected a header {HEADER}")
+        rows = blank_rows(path, lines)
+    return rows
 
 
-def csv_rows(path: Path, split: str | None) -> Iterator[Row]:
-    columns = columns_of(path)
-    lines = text_lines(path)
-    if not {"path", "label"} <= columns.keys():
-        raise FinetuneError(f"{path}, line 1: {lines[0][1][:60] if lines else ''!r}; expected a header path,label[,split][,subject]")
-    width = lines[0][1].count(",") + 1
-    for number, line in lines[1:]:
-        place = f"{path}, line {number}"
+# --- a file's rows --------------------------------------------------------------------------------------------------------------------
+
+
+def known_rows(path: Path, places: Places) -> list[Row] | None:
+    """The rows of a file that has a known header, or lines that name clips below the root; None for any other file.
+
+    Raises FinetuneError where lines name clips, but not which column is the label.
+    """
+    tables = readings(path)
+    if tables and tables[0].header is not None:
+        return header_rows(tables[0], places)
+    problems = []
+    for table in tables:
         try:
-            [fields] = csv.reader([line], strict=True)
-        except csv.Error as error:
-            raise FinetuneError(f"{place}: {error}; a row stands on one line") from error
-        if len(fields) != width:
-            raise FinetuneError(f"{place}: {len(fields)} fields where the header has {width}; put paths with commas in quotes")
-        value = {role: fields[column].strip() for role, column in columns.items()}
-        part = split_of(value["split"]) if "split" in value else split or "train"
-        if part is None:
-            raise FinetuneError(f"{place}, split: unknown value {value['split'][:40]!r}; known are {', '.join(SPLIT_ORDER)}")
-        if not value["path"] or not value["label"]:
-            raise FinetuneError(f"{place}: no {'label' if value['path'] else 'path'}; complete or remove the row")
-        yield Row(value["path"], value["label"], part, place, value.get("subject") or None)
+            if rows := column_rows(table, places):
+                return rows
+        except FinetuneError as error:
+            problems.append(error)
+    lines = text_lines(path)
+    for last in (True, False):  # "<folder> <label>", or the other way round
+        sampled = blank_rows(path, sample(lines), label_last=last, strict=False)
+        if any(names_a_clip(row, places, path.parent) for row in sampled):
+            return blank_rows(path, lines, label_last=last)
+    if problems:
+        raise problems[0]
+    if any(places.knows(text, path.parent) for _, text in sample(lines)):
+        raise FinetuneError(f"{path}, line {lines[0][0]}: {lines[0][1][:60]!r}; expected '<folder> <Emotion>'")
+    return None
 
 
-def text_rows(path: Path, split: str | None) -> Iterator[Row]:
-    for number, line in text_lines(path):
-        folder, _, label = line.replace("\t", " ").rpartition(" ")
-        if not folder.strip():
+def names_a_clip(row: Row, places: Places, beside: Path) -> bool:
+    counted = COUNTED.fullmatch(row.path)
+    return places.knows(row.path, beside) or (counted is not None and places.knows(counted[1], beside))
+
+
+def sample(lines: Sequence[LineT]) -> list[LineT]:
+    return [*lines[:SAMPLE], *lines[max(SAMPLE, len(lines) - SAMPLE) :]]
+
+
+def header_rows(table: Table, places: Places) -> list[Row]:
+    """The rows as the header says; of several columns for the path, the one that names most clips here."""
+    assert table.header is not None
+    some = sample(table.lines)
+    paths = columns_with("path", table.header.fields)
+    hits = [sum(places.knows(text, table.path.parent) for text in values(some, column)) for column in paths]
+    columns = {**table.columns(), "path": paths[hits.index(max(hits))], "label": label_column(table)}
+    return [row_of(table.path, line, columns) for line in table.lines]
+
+
+def label_column(table: Table) -> int:
+    """The header's column for the label; of several that say the same, the one with names."""
+    assert table.header is not None
+    found = columns_with("label", table.header.fields)
+    first = found[0]
+    for other in found[1:]:
+        pairs = set(zip(values(table.lines, first), values(table.lines, other), strict=True))
+        if not len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs}):
+            names = " and ".join(table.header.fields[column] for column in (first, other))
+            raise FinetuneError(f"{table.path}, line {table.header.number}: {names} say different classes; leave one of the columns")
+        if all(map(NUMBER.fullmatch, values(table.lines, first))):
+            first = other
+    return first
+
+
+def column_rows(table: Table, places: Places) -> list[Row]:
+    """The rows of a file without a known header: the column that names clips is the path, one of split names the split.
+
+    Nothing where no column names clips. Raises FinetuneError where the label is not the one column that is left.
+    """
+    beside, some = table.path.parent, sample(table.lines)
+    width = len(some[0].fields)
+    paths = [column for column in range(width) if any(places.knows(text, beside) for text in values(some, column))]
+    if not paths:
+        return []
+    splits = [column for column in range(width) if all(split_of(text) for text in values(table.lines, column))]
+    labels = [column for column in range(width) if column not in (*paths, *splits)]
+    first = table.lines[0]
+    if len(paths) > 1 or len(splits) > 1 or len(labels) != 1:
+        raise FinetuneError(f"{table.path}, line {first.number}: {str(first)!r}: which column is the label? Put a header first: {HEADER}")
+    if len(table.lines) > 1 and not places.knows(first.fields[paths[0]], beside):
+        raise FinetuneError(f"{table.path}, line {first.number}: {str(first)!r}: no clip here, and no header as {HEADER}")
+    columns = {"path": paths[0], "label": labels[0], **({"split": splits[0]} if splits else {})}
+    return [row_of(table.path, line, columns) for line in table.lines]
+
+
+def row_of(path: Path, line: Line, columns: Mapping[str, int]) -> Row:
+    place = f"{path}, line {line.number}"
+    where, label, said = (value_of(line, columns, role) for role in ("path", "label", "split"))
+    if not where or not label:
+        raise FinetuneError(f"{place}: no {'label' if where else 'path'}; complete or remove the row")
+    split = None if said is None else split_of(said)
+    if said is not None and split is None:
+        raise FinetuneError(f"{place}, split: unknown value {said[:40]!r}; known are {', '.join(SPLIT_ORDER)}")
+    return Row(where, label, place, split, value_of(line, columns, "subject"))
+
+
+def blank_rows(path: Path, lines: Sequence[tuple[int, str]], *, label_last: bool = True, strict: bool = True) -> list[Row]:
+    """Rows `<folder> <label>`, whose folder may have blanks in it; with label_last=False the label comes first."""
+    rows = []
+    for number, line in lines:
+        text = line.replace("\t", BLANK)
+        folder, _, label = text.rpartition(BLANK) if label_last else text.partition(BLANK)[::-1]
+        folder = folder.strip().strip('"')
+        if folder and label:
+            rows.append(Row(folder, label, f"{path}, line {number}"))
+        elif strict:
             raise FinetuneError(f"{path}, line {number}: {line[:60]!r}; expected '<folder> <Emotion>'")
-        yield Row(folder.strip(), label, split or "train", f"{path}, line {number}")
+    return rows
 
 
-def listed(tables: Sequence[tuple[Path, str | None]], root: Path, notes: list[str]) -> Iterator[Clip]:
-    """The clips of the list files, in their order."""
-    bases: dict[str, list[Path]] = {split: [root] for split in SPLIT_ORDER}
-    for base in subfolders(root):
-        if split_here := split_in(base.name):
-            bases[split_here].append(inner_folder(base))
-    places: dict[Path, Row] = {}
+# --- the clips ------------------------------------------------------------------------------------------------------------------------
+
+
+def listed(tables: Sequence[ListFile], places: Places, notes: list[str], *, whole: bool) -> Iterator[Clip]:
+    """The clips of the lists, in their order. `whole`: the lists stand for all clips, so those that they leave out are noted."""
+    root = places.root
+    seen: dict[Path, tuple[Row, str]] = {}
     missing: list[Row] = []
-    skipped: Counter[str] = Counter()
-    for path, split in tables:
-        for row in csv_rows(path, split) if path.suffix.lower() == ".csv" else text_rows(path, split):
-            folder, count = clip_folder(row, root, bases[row.split]), None
-            if folder is None and (fields := re.fullmatch(r"(.*\S)\s+(\d{1,9})", row.path)):  # Former-DFER's "path n_frames label"
-                folder, count = clip_folder(Row(fields[1], row.label, row.split, row.place), root, bases[row.split]), int(fields[2])
+    left_out = LeftOut(root)
+    elsewhere = miscounted = misplaced = 0
+    for table in tables:
+        counts: list[tuple[str, int]] = []
+        for row in table.rows:
+            folder, count = place_of(row, table, places)
             if folder is None:
+                refuse_other_split(row, table, places)
                 missing.append(row)
                 continue
-            if folder in places:
-                before = places[folder]
-                leak = f": it would be in {before.split} and in {row.split}" if before.split != row.split else ""
+            split = row.split or table.split or places.split_of(folder)
+            if split is None and len(tables) > 1:
+                raise FinetuneError(f"{table.path}: its name doesn't say the split; pass {NAMED}")
+            split = split or "train"
+            if folder in seen:
+                before, earlier = seen[folder]
+                leak = f": it would be in {earlier} and in {split}" if earlier != split else ""
                 raise FinetuneError(f"{row.place}: {row.path[:200]!r} stands in {before.place}, too{leak}; remove one of them")
-            places[folder] = row
-            skipped["elsewhere"] += is_absolute(row.path) and not os.path.isdir(row.path)  # noqa: PTH112 - as in clip_folder
-            frames = frames_in(folder, skipped)
-            skipped["counts"] += count is not None and count != len(frames)
+            seen[folder] = row, split
+            misplaced += places.split_of(folder) is not None and (places.split_of(folder) == "train") != (split == "train")
+            elsewhere += is_absolute(row.path) and not os.path.isdir(row.path)  # noqa: PTH112 - as in Places
+            frames = frames_in(folder, left_out)
+            counts.append((row.label, len(frames)))
+            miscounted += count is not None and count != len(frames)
             ck = CK_SEQUENCE.search(folder.relative_to(root).as_posix())
-            yield Clip(folder, frames, Label(row.label, row.split, row.place, folder.parent.name), row.subject or (ck[1] if ck else None))
+            yield Clip(folder, frames, Label(row.label, split, row.place, folder.parent.name), row.subject or (ck[1] if ck else None))
+        refuse_counts(table, counts)
     if missing:
         more = f" (and {len(missing) - 1} more such lines)" if len(missing) > 1 else ""
         raise FinetuneError(
-            f"{missing[0].place}: no folder {missing[0].path[:200]!r} below {root}{more}; paths are relative to the folder that is read."
-            " Remove the lines, or pass the folder that they start from"
+            f"{missing[0].place}: no folder {missing[0].path[:200]!r} below {root}{more}; lists name the folders of clips, and paths are"
+            " relative to the folder that is read. Remove the lines, or pass the folder that they start from"
         )
-    notes += told(skipped)
+    notes += left_out.notes()
+    notes += counted(elsewhere, "path(s) of the lists lie on another machine: their ends were found here")
+    notes += counted(miscounted, "clip(s) have another number of frames than the list says")
+    notes += counted(misplaced, "clip(s) of train lie in the folder of another split, or the reverse: their lists are followed")
+    if whole and (others := [folder for folder in places.clips if folder not in seen]):
+        notes += counted(len(others), f"clip(s) that no list names left out, as {others[0].relative_to(root).as_posix()}")
 
 
-def is_absolute(path: str) -> bool:
-    return re.match(r"[/\\]|[A-Za-z]:", path) is not None
+def counted(count: int, text: str) -> Iterable[str]:
+    return [f"{count} {text}"] if count else []
 
 
-def clip_folder(row: Row, root: Path, bases: Sequence[Path]) -> Path | None:
-    """The folder that a row means: below one of `bases`, or, where its path starts at a disk's root, its longest end below `root`."""
-    text = row.path.replace("\\", "/")
-    parts = [part for part in PurePosixPath(text).parts if part != "/"]
-    if ".." in parts:
-        raise FinetuneError(f"{row.place}: {row.path[:200]!r} leads out of {root}; paths are relative to it")
-    if is_absolute(text):
-        ends = [root.joinpath(*parts[start:]) for start in range(len(parts))]
-    else:
-        ends = [base.joinpath(*parts) for base in bases]
-    for end in ends:
-        if os.path.isdir(end) and end != root:  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-            return end
-        if end.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(end):  # noqa: PTH113 - so does Path.is_file
-            raise raw_video(end)
-    return None
+def place_of(row: Row, table: ListFile, places: Places) -> tuple[Path | None, int | None]:
+    """(the clip's folder or None, the number of frames that the row says)."""
+    split, beside = row.split or table.split, table.path.parent
+    folder = places.find(row.path, row.place, split, beside)
+    if folder is None and (fields := COUNTED.fullmatch(row.path)):
+        return places.find(fields[1], row.place, split, beside), int(fields[2])
+    return folder, None
+
+
+def refuse_other_split(row: Row, table: ListFile, places: Places) -> None:
+    """Raises FinetuneError where the row's path leads to a clip, but in the folder of another split."""
+    if others := places.matches(row.path, None, table.path.parent):
+        where, split = others[0].relative_to(places.root).as_posix(), row.split or table.split
+        raise FinetuneError(
+            f"{row.place}: {row.path[:200]!r} is {where}, but {'the row' if row.split else 'the name of the list'} says {split}; give the"
+            f" rows a column of their split ({HEADER}), or write paths from {places.root} on"
+        )
+
+
+def refuse_counts(table: ListFile, counts: Sequence[tuple[str, int]]) -> None:
+    """Raises FinetuneError where what was taken for labels is the number of frames of each clip."""
+    if len(set(counts)) > 1 and all(label == str(count) for label, count in counts):
+        raise FinetuneError(f"{table.path}: its numbers are those of the clips' frames, not labels; expected a header {HEADER}")
