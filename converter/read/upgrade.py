@@ -152,12 +152,13 @@ def _input_layer(net: Any, where: str) -> LayerSpec:
     new = LayerSpec(message_class("LayerParameter")(name="input", type="Input", top=list(net.input)), None)
     shapes = [list(shape.dim) for shape in net.input_shape]
     if net.input_dim:
-        if shapes or len(net.input_dim) != 4 * len(net.input):
+        axes = 5 if len(net.input) == 1 and len(net.input_dim) == 5 else 4  # five in C3D, which reads a second input at the wrong place
+        if shapes or len(net.input_dim) != axes * len(net.input):
             raise GraphError(
                 f"{where}: {len(net.input)} `input` and {len(net.input_dim)} `input_dim`"
-                f"{' beside `input_shape`' if shapes else ''}: every input takes four input_dim, or one input_shape."
+                f"{' beside `input_shape`' if shapes else ''}: every input takes four input_dim (C3D's only one five), or one input_shape."
             )
-        shapes = [list(net.input_dim[i : i + 4]) for i in range(0, len(net.input_dim), 4)]
+        shapes = [list(net.input_dim[i : i + axes]) for i in range(0, len(net.input_dim), axes)]
     for dims in shapes:
         new.message.input_param.shape.add(dim=dims)
     return new

@@ -47,8 +47,14 @@ V1_TYPES = {
 }
 # Names that forks add; their numbers clash, and a prototxt has the name
 V1_FORK_TYPES = {
+    "INSANITY": "Insanity",  # happynear/caffe-windows
+    "LOCAL": "Local",  # happynear/caffe-windows
+    "PRELU": "PReLU",  # happynear/caffe-windows
     "ROI_POOLING": "ROIPooling",  # Fast R-CNN
     "ROIPOOLING": "ROIPooling",  # happynear/caffe-windows
     "SMOOTH_L1_LOSS": "SmoothL1Loss",  # Fast R-CNN
+    "SPATIAL_PYRAMID_POOLING": "SpatialPyramidPooling",  # BVLC's R-CNN branch
+    "UNPOOLING": "Unpooling",  # DeconvNet
+    "UPSAMPLE": "Upsample",  # SegNet
 }
 V1_TYPE_NUMBERS = dict(V1_TYPES.values())
