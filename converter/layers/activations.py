@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
@@ -25,9 +26,46 @@ def prelu(p: Fields, x: Tensor) -> Layer:
     return Layer(module, [Param("weight", p.filler if p.has("filler") else 0.25, () if p.channel_shared else None)])
 
 
-@layer("ELU", "elu_param")
+class ScaledELU(CaffeModule):
+    """scale * (x where x > 0, else alpha * (e^x - 1))."""
+
+    def __init__(self, alpha: float = 1.0, scale: float = 1.0):
+        super().__init__()
+        self.alpha, self.scale = alpha, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(x, self.alpha) * self.scale
+
+
+@layer("ELU", "elu_param", origin="BVLC; NVIDIA's lambda")
 def elu(p: Fields, x: Tensor) -> nn.Module:
-    return nn.ELU(p.alpha)
+    scale: float = getattr(p, "lambda")
+    return nn.ELU(p.alpha) if scale == 1 else ScaledELU(p.alpha, scale)
+
+
+class Insanity(CaffeModule):
+    """The randomized leaky ReLU of happynear/caffe-windows: x where x > 0, else x / m (insanity_layer.cpp).
+
+    m is drawn from [lb, ub] for each value in training; in eval mode it is (ub - lb) / (ln |ub| - ln |lb|).
+    """
+
+    def __init__(self, lb: float = 5.0, ub: float = 10.0):
+        super().__init__()
+        self.lb, self.ub = lb, ub
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return torch.where(x > 0, x, x / torch.empty_like(x).uniform_(self.lb, self.ub))
+        return torch.where(x > 0, x, x / ((self.ub - self.lb) / (math.log(abs(self.ub)) - math.log(abs(self.lb)))))
+
+
+@layer("Insanity", "insanity_param", origin="happynear", refuses="an lb and ub of which no mean slope can be made")
+def insanity(p: Fields, x: Tensor) -> nn.Module:
+    if not p.lb < p.ub or p.lb * p.ub == 0 or p.lb == -p.ub:
+        raise ValueError(
+            f"lb {p.lb} and ub {p.ub} have no mean slope (ub - lb) / (ln |ub| - ln |lb|): lb must be the lesser, and neither 0"
+        )
+    return Insanity(p.lb, p.ub)
 
 
 @layer("Sigmoid", "sigmoid_param", ignored=ENGINE)
@@ -170,13 +208,6 @@ class Swish(CaffeModule):
 @layer("Swish", "swish_param")
 def swish(p: Fields, x: Tensor) -> nn.Module:
     return Swish(p.beta)
-
-
-@layer("Dropout", "dropout_param")
-def dropout(p: Fields, x: Tensor) -> nn.Module:
-    if not 0 <= p.dropout_ratio <= 1:
-        raise ValueError(f"the dropout_ratio {p.dropout_ratio} is no part of 1")
-    return nn.Dropout(p.dropout_ratio)  # Caffe, too, scales in training: the test phase passes x on
 
 
 @layer("ReLU6", "relu6_param", ignored=ENGINE)

@@ -1,0 +1,86 @@
+"""Dropout, and the forks' ways of doing it at test time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from converter.errors import UnsupportedError
+from converter.layers.module import CaffeModule
+from converter.layers.registry import Fields, layer
+from converter.read.param_str import parse_param_str
+
+
+class UnscaledDropout(CaffeModule):
+    """Dropout that does not scale in training, so that eval mode multiplies by 1 - p (py-faster-rcnn's dropout_layer.cpp)."""
+
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) >= self.p) if self.training else x * (1 - self.p)
+
+
+def _ratio(p: Fields) -> float:
+    if not 0 <= p.dropout_ratio <= 1:
+        raise ValueError(f"the dropout_ratio {p.dropout_ratio} is no part of 1")
+    return float(p.dropout_ratio)
+
+
+@layer(
+    "Dropout",
+    "dropout_param",
+    ignored={"random_seed": "seeds the masks of training", "engine": "chooses an implementation, not a result"},
+    origin="BVLC; py-faster-rcnn's scale_train",
+    refuses="sample_weights_test: true (Bayesian SegNet), which is random",
+)
+def dropout(p: Fields, x: Tensor) -> nn.Module:
+    if p.sample_weights_test:
+        raise UnsupportedError(
+            "sample_weights_test: true draws a mask at test time, too (Bayesian SegNet averages many runs); say sample_weights_test: false"
+            " to get the net without dropout, which is the mean"
+        )
+    ratio = _ratio(p)
+    return nn.Dropout(ratio) if p.scale_train else UnscaledDropout(ratio)  # Caffe, too, scales in training: the test phase passes x on
+
+
+@layer("SpatialDropout", "spatial_dropout_param", origin="Intel")
+def spatial_dropout(p: Fields, x: Tensor) -> nn.Module:
+    if x.dim() != 4:
+        raise ValueError("SpatialDropout takes four axes (N, C, H, W)")
+    return nn.Dropout2d(_ratio(p))
+
+
+class InverseDropout(CaffeModule):
+    """x / (1 - p): what ENet's SpatialDropoutLayer does at test time; whole channels are dropped, unscaled, in training."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return x * (torch.rand(*x.shape[:2], *[1] * (x.dim() - 2), device=x.device) >= self.p)
+        return x / (1 - self.p)
+
+
+@layer(
+    "Python:spatial_dropout.SpatialDropoutLayer",
+    "python_param",
+    ignored={"share_in_parallel": "there is one process"},
+    origin="ENet",
+    refuses="phase TRAIN in the param_str, which is random",
+)
+def python_spatial_dropout(p: Fields, x: Tensor) -> nn.Module:
+    """TimoSaemann/caffe-enet's spatial_dropout.py: the phase is the param_str's, not the net's."""
+    _ = p.module, p.layer
+    given = parse_param_str(p.param_str)
+    if set(given) != {"phase", "p"}:
+        raise UnsupportedError(f"its param_str has {', '.join(given) or 'nothing'}; SpatialDropoutLayer takes phase and p")
+    if given["phase"] != "TEST":
+        raise UnsupportedError(f"its param_str has the phase {given['phase']!r}, in which it drops channels at random; say 'phase': 'TEST'")
+    ratio = float(given["p"])  # type: ignore[arg-type]
+    if not 0 <= ratio < 1:
+        raise ValueError(f"its param_str has the p {given['p']!r}; it takes a number from 0 to below 1")
+    return InverseDropout(ratio)
