@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from finetune import emotiw  # noqa: E402
-from zoo.files.store import replacing  # noqa: E402
+from zoo.disk import replacing  # noqa: E402
 
 FOLDS = 10
 SHARED = f"--folds {FOLDS} --frozen --cpu"

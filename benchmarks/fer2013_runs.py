@@ -38,8 +38,9 @@ from finetune.config import Augment, Training, as_json  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.fer2013 import RECIPES, Recipe  # noqa: E402
 from finetune.protocol import ImageProtocol  # noqa: E402
+from zoo import disk  # noqa: E402
 from zoo.cards import registry  # noqa: E402
-from zoo.files import store as cache  # noqa: E402
+from zoo.files import store  # noqa: E402
 
 RECORD = Path(__file__).with_name("fer2013_results.json")
 BEGIN, END = "<!-- fer2013:begin -->", "<!-- fer2013:end -->"
@@ -143,7 +144,7 @@ def has_weights(init: str) -> bool:
     if init == "none":
         return True
     card = registry.card_of(init)
-    return all(cache.cached(cache.folder(card), file) for file in card.files if file.needed)
+    return all(store.cached(store.folder(card), file) for file in card.files if file.needed)
 
 
 def recipe_of(words: Sequence[str]) -> Recipe:
@@ -475,7 +476,7 @@ def write_tables(path: Path, record: Mapping[str, Any]) -> None:
         text = inserted(path.read_text(encoding="utf-8") if path.is_file() else "", section(record))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    with cache.replacing(path) as temporary:
+    with disk.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -524,7 +525,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 record, notes = collect(options.out, record)
                 for note in notes:
                     print(f"fills no cell: {note}")
-                cache.write_json(options.record, record)
+                disk.write_json(options.record, record)
             write_tables(options.write, record)
             print(f"{options.write}: {sum(run.name in record['runs'] for run in RUNS)} of {len(RUNS)} lines have been run")
     except (FinetuneError, ValueError, OSError) as error:

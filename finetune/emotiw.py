@@ -426,7 +426,7 @@ def pictures(data: Clips, rows: Tensor) -> Tensor:
 
 def write_csv(run: Run, data: Clips, tensors: Mapping[str, Tensor]) -> None:
     """predictions.csv: a line a video, with the probability of each class."""
-    from zoo.files.store import replacing
+    from zoo.disk import replacing
 
     splits = list(dict.fromkeys(name.partition("/")[0] for name in tensors))
     with replacing(run / "predictions.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.files.store import replacing, writing
+from zoo.disk import replacing, writing
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)  # what a file of the cache may raise that is not what was written
 

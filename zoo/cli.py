@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
 from zoo.errors import ZooError
-from zoo.files import parts
-from zoo.files import store as cache
+from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
 
 
@@ -109,7 +109,7 @@ def _export(options: argparse.Namespace) -> Answer:
 
 
 def _where(options: argparse.Namespace) -> Answer:
-    place = cache.folder(registry.card_of(options.name)) if options.name else cache.home()
+    place = store.folder(registry.card_of(options.name)) if options.name else disk.home()
     return {"path": str(place)}, str(place), 0
 
 
@@ -119,9 +119,9 @@ def _clean(options: argparse.Namespace) -> Answer:
 
 
 def _state(card: Card) -> str:
-    place = cache.folder(card)
+    place = store.folder(card)
     needed = [file for file in card.files if file.needed]
-    if all(cache.cached(place, file) for file in needed):
+    if all(store.cached(place, file) for file in needed):
         return "cached"
     if any(path.suffix == ".part" for path in parts.leftovers(place)):
         return "partly fetched"

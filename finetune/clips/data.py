@@ -31,8 +31,8 @@ from finetune.files import VIDEO_SUFFIXES, first_bytes
 from finetune.labels import split_counts
 from finetune.protocol import split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
+from zoo.disk import digests, home
 from zoo.errors import CacheError
-from zoo.files.store import digests, home
 
 DECODER = "2"  # part of the cache's names: raise it when the same source decodes to something else
 

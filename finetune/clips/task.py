@@ -23,8 +23,8 @@ from finetune.train.frozen import Embed
 from finetune.train.seeds import generator
 from finetune.train.task import Predict, predictor
 from zoo import Preprocess
+from zoo.disk import home
 from zoo.errors import CacheError
-from zoo.files.store import home
 
 MOST_CACHED = 4 << 30  # bytes of features that are kept on the disk
 SMALL = 0.5  # part of the GPU's free memory that the frames may take

@@ -27,8 +27,8 @@ from finetune.images import layouts
 from finetune.labels import FER2013, LABEL_ORDERS, NUMBERED, SPLIT_ORDER, canonical, check_classes, split_counts, split_of
 from finetune.protocol import sample, split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
+from zoo.disk import digests, home
 from zoo.errors import CacheError
-from zoo.files.store import digests, home
 
 __all__ = [
     "FER2013", "FERPLUS_VOTES", "LABEL_ORDERS", "Expressions", "FinetuneError", "check_classes", "exact_duplicates",

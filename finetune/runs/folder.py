@@ -29,7 +29,7 @@ from torch import Tensor
 from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.runs.metrics import read_json
-from zoo.files.store import digests, replacing, write_json
+from zoo.disk import digests, replacing, write_json
 
 CARD_FORMAT = 1
 FILES = (

@@ -25,7 +25,7 @@ from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER
 from finetune.runs.metrics import Predictions, SplitPredictions, calibration_bins, read_json, read_predictions, reported_split
-from zoo.files.store import replacing
+from zoo.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

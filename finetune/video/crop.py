@@ -11,7 +11,7 @@ import numpy as np
 from finetune.video import decode as video
 from finetune.video import faces, workers
 from finetune.video.records import Options, Outcome, Video
-from zoo.files.store import digests
+from zoo.disk import digests
 
 SMALLEST = 20.0  # pixels: the authors' own smallest face
 

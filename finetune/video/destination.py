@@ -15,7 +15,7 @@ from typing import Any
 from finetune.errors import FinetuneError
 from finetune.video.records import LASTING, REMEMBERED, Options, Outcome, Video, shown
 from zoo import ZooError
-from zoo.files.store import digests
+from zoo.disk import digests
 
 FORMAT = 1  # of what is remembered; a change of what an option does is a new one
 OWN = ".prepared"  # the folder in DST

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Archive, Card, Checksum, File, Mirror
 from zoo.errors import FetchError, Offline, ProofError, Unverified
-from zoo.files import archive, parts
-from zoo.files import store as cache
+from zoo.files import archive, parts, store
 from zoo.files.http import Job, Limits, MirrorFailed, download
 
 
@@ -43,8 +43,8 @@ def fetch(name: str, *, accept_terms: bool = False, allow_unverified: bool = Fal
     or CacheError.
     """
     card = registry.card_of(name)
-    cache.accept_terms(card, accept_terms)
-    place = cache.folder(card)
+    store.accept_terms(card, accept_terms)
+    place = store.folder(card)
     return {
         file.name: obtain(file, place, together=card.files, allow_unverified=allow_unverified, progress=progress)
         for file in card.files
@@ -62,7 +62,7 @@ def obtain(
     limits: Limits | None = None,
 ) -> Path:
     """The proven `file` in the folder `place`. Files of `together` that the same archive holds come along."""
-    if hit := cache.cached(place, file):
+    if hit := store.cached(place, file):
         return hit
     if os.environ.get("CAFFEZOO_OFFLINE", "0") not in ("", "0"):
         raise Offline(f"{file.name} is not in {place}, and CAFFEZOO_OFFLINE is set. {_by_hand(place.name)}")
@@ -72,7 +72,7 @@ def obtain(
     if not mirrors:
         raise Unverified(_unverified(place.name, file))
     with parts.lock(place):
-        if hit := cache.cached(place, file) or cache.prove_in_place(place, file):
+        if hit := store.cached(place, file) or store.prove_in_place(place, file):
             return hit
         failures = []
         for mirror in mirrors:
@@ -80,14 +80,14 @@ def obtain(
             job = Job(mirror.url, file.name, size, progress, limits or Limits())
             siblings = _siblings(place, file, mirror, together, allow_unverified)
             try:
-                with cache.writing(place):
+                with disk.writing(place):
                     path = _from_mirror(job, mirror, file, place, siblings)
                     for stale in parts.leftovers(place, file.name):  # of killed processes, and of other mirrors
                         stale.unlink(missing_ok=True)
                     return path
             except MirrorFailed as failure:
                 failures.append(f"  {mirror.url}\n    {failure}")
-    if hit := cache.cached(place, file):  # where locks do not work, another process may have been luckier
+    if hit := store.cached(place, file):  # where locks do not work, another process may have been luckier
         return hit
     raise FetchError("\n".join([f"no mirror gives {file.name}:", *failures, f"  {_by_hand(place.name)}"]))
 
@@ -99,15 +99,15 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
     nothing published can tell, TermsNotAccepted and CacheError.
     """
     card, source = registry.card_of(name), Path(path)
-    cache.accept_terms(card, accept_terms)
+    store.accept_terms(card, accept_terms)
     try:
         source.open("rb").close()
     except OSError as error:
         raise ProofError(f"{source} cannot be read: {error.strerror}") from error
-    place = cache.folder(card)
+    place = store.folder(card)
     taken: dict[str, Path] = {}
     refusals = []
-    with parts.lock(place), cache.writing(place):
+    with parts.lock(place), disk.writing(place):
         for file, mirror in _ways_in(card, source):
             if file.name in taken:
                 continue
@@ -118,7 +118,7 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
             siblings = _siblings(place, file, mirror, card.files, allow_unverified)
             try:
                 taken[file.name] = settle(body, mirror, file, place, siblings, origin=str(source.resolve()))
-                taken |= {other.name: hit for other, _ in siblings if (hit := cache.cached(place, other))}
+                taken |= {other.name: hit for other, _ in siblings if (hit := store.cached(place, other))}
             except ProofError as refusal:
                 refusals.append(str(refusal))
             finally:
@@ -138,11 +138,11 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
     cards = [registry.card_of(name)] if name else registry.CARDS
     gone: list[Path] = []
     for card in cards:
-        place = cache.folder(card)
-        stale = parts.leftovers(place) + list((cache.home() / "converted").glob(f"{card.name}-*.safetensors"))
+        place = store.folder(card)
+        stale = parts.leftovers(place) + list((disk.home() / "converted").glob(f"{card.name}-*.safetensors"))
         if everything and place.is_dir():
             stale += [path for path in place.iterdir() if not path.name.startswith(".")]
-        with cache.writing(cache.home()):
+        with disk.writing(disk.home()):
             for path in stale:
                 path.unlink(missing_ok=True)
         gone += stale
@@ -152,18 +152,18 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
 def verify(name: str) -> list[Finding]:
     """Reads every cached file of the model again and holds it against what is published. Changes nothing."""
     card = registry.card_of(name)
-    place = cache.folder(card)
+    place = store.folder(card)
     findings = []
     for file in card.files:
-        path, receipt = place / file.name, cache.receipt_of(place / file.name)
+        path, receipt = place / file.name, store.receipt_of(place / file.name)
         if not path.is_file():
             findings.append(Finding(file.name, "missing", f"not in {place}"))
             continue
-        known = cache.checksums_of(place, file)
+        known = store.checksums_of(place, file)
         if not known and receipt:  # proven by its archive, which is gone
             known = (Checksum("sha256", receipt.sha256, f"the receipt, which says: {receipt.proof}"),)
         try:
-            cache.prove(path, file.name, file.size, known)
+            store.prove(path, file.name, file.size, known)
         except ProofError as error:
             findings.append(Finding(file.name, "wrong", f"{error}\ncaffe-zoo clean --all {name} removes it"))
             continue
@@ -182,8 +182,8 @@ def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Sibl
     """Proves the complete body at `source` and installs `file`, and what comes with it. Raises ProofError."""
     outer = mirror.archive
     if outer is None:
-        return cache.install(source, place, file, origin)
-    cache.prove(source, f"the archive of {file.name}", outer.size, outer.checksums)
+        return store.install(source, place, file, origin)
+    store.prove(source, f"the archive of {file.name}", outer.size, outer.checksums)
     proof = "; ".join(f"the archive's {known.algorithm} as stated by {known.source}" for known in outer.checksums)
     wanted = {outer.member: (file, _temporary(place))}
     wanted |= {member: (other, _temporary(place)) for other, member in siblings}
@@ -193,8 +193,8 @@ def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Sibl
             raise ProofError(f"the archive {source.name} holds no {outer.member}")
         for member in found - {outer.member}:
             with contextlib.suppress(ProofError):  # it is reported when it is asked for
-                cache.install(wanted[member][1], place, wanted[member][0], origin, proof)
-        return cache.install(wanted[outer.member][1], place, file, origin, proof)
+                store.install(wanted[member][1], place, wanted[member][0], origin, proof)
+        return store.install(wanted[outer.member][1], place, file, origin, proof)
     finally:
         for _, temporary in wanted.values():
             temporary.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _siblings(place: Path, file: File, mirror: Mirror, together: Sequence[File],
         and same.archive
         and same.url == mirror.url
         and (allow_unverified or other.checksums or (mirror.archive and mirror.archive.checksums))
-        and not cache.cached(place, other)
+        and not store.cached(place, other)
     ]
 
 
@@ -255,7 +255,7 @@ def _as_sent_or_unpacked(part: parts.Part, job: Job) -> Iterator[Iterator[Path]]
         if encoding in ("gzip", "x-gzip"):
             try:
                 with gzip.open(part.path) as packed, plain.open("wb") as out:
-                    while (block := packed.read(cache.BLOCK)) and out.tell() <= limit:
+                    while (block := packed.read(disk.BLOCK)) and out.tell() <= limit:
                         out.write(block)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise ProofError(f"the body came gzip-encoded and damaged ({error})") from error
@@ -282,7 +282,7 @@ def _ways_in(card: Card, source: Path) -> Iterator[tuple[File, Mirror]]:
 
 
 def _provable(place: Path, file: File, mirror: Mirror) -> bool:
-    return bool(cache.checksums_of(place, file) or (mirror.archive and mirror.archive.checksums))
+    return bool(store.checksums_of(place, file) or (mirror.archive and mirror.archive.checksums))
 
 
 def _copy(source: Path, place: Path) -> Path:

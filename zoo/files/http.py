@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from zoo import disk
 from zoo.files import archive, drive
-from zoo.files import store as cache
 from zoo.files.parts import Note, Part
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _receive(response: requests.Response, job: Job, part: Part, sent: Note) -> N
         while True:
             try:
                 # read1 returns what is there; read would wait for a whole block, for ever on a trickling line.
-                block = response.raw.read1(cache.BLOCK, decode_content=False)
+                block = response.raw.read1(disk.BLOCK, decode_content=False)
             except (HTTPError, OSError) as error:
                 raise _Again(f"the connection broke after {have:,} bytes ({type(error).__name__})") from error
             if not block:
@@ -217,7 +217,7 @@ def _is_page(response: requests.Response) -> bool:
 
 
 def _page(response: requests.Response, limits: Limits) -> str:
-    page = _within(limits.answer, lambda: response.raw.read(cache.BLOCK, decode_content=True))
+    page = _within(limits.answer, lambda: response.raw.read(disk.BLOCK, decode_content=True))
     return page.decode("utf-8", "replace")
 
 

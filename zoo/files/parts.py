@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zoo.files.store import write_json, writing
+from zoo.disk import write_json, writing
 
 PATIENCE = 3600.0  # seconds to wait for another process's download before starting one's own
 ABANDONED = 900.0  # a part that nobody has written to for so long has no owner; a live one gives up far earlier

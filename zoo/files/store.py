@@ -4,7 +4,7 @@
     <home>/<model>/<file>.receipt.json   size, sha256, and what proved them
     <home>/<model>/terms.json            that the terms were accepted
     <home>/<model>/.*.part               downloads under way (parts.py)
-    <home>/converted/*.safetensors       converted weights, named after the bytes they came from (load.py)
+    <home>/converted/*.safetensors       converted weights, named after the bytes they came from (models/named.py)
 
 A file gets its final name by rename, after its bytes are proven and on disk. So a file that has its name is whole,
 and a hit costs two system calls and a small read: no lock, no write, no hashing.
@@ -12,21 +12,15 @@ and a hit costs two system calls and a small read: no lock, no write, no hashing
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
-import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zoo.cards.record import Card, Checksum, File
+from zoo.disk import digests, home, sync, write_json, writing
 from zoo.errors import CacheError, ProofError, TermsNotAccepted
-
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,15 +30,6 @@ class Receipt:
     proof: str  # which published checksums agreed, or that the file was pinned on first use
     origin: str  # the URL or path the bytes came from
     pinned: bool = False
-
-
-def home() -> Path:
-    """$CAFFEZOO_HOME, or the user's cache directory."""
-    if chosen := os.environ.get("CAFFEZOO_HOME"):
-        return Path(chosen).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("caffezoo")
 
 
 def folder(card: Card) -> Path:
@@ -71,21 +56,6 @@ def cached(place: Path, file: File) -> Path | None:
     if any(known.algorithm == "sha256" and known.value != receipt.sha256 for known in file.checksums):
         return None
     return path
-
-
-def digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
-    """The file's digests, read once from disk. "git-blob-sha1" is the id that git gives the content."""
-    hashes = {}
-    for algorithm in {"sha256", *algorithms}:
-        name = "sha1" if algorithm == "git-blob-sha1" else algorithm
-        hashes[algorithm] = hashlib.new(name, usedforsecurity=False)
-    if "git-blob-sha1" in hashes:
-        hashes["git-blob-sha1"].update(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb", buffering=0) as source:
-        while block := source.read(BLOCK):
-            for each in hashes.values():
-                each.update(block)
-    return {algorithm: each.hexdigest() for algorithm, each in hashes.items()}
 
 
 def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ...]) -> tuple[int, str]:
@@ -127,11 +97,11 @@ def install(temporary: Path, place: Path, file: File, origin: str, archive_proof
     receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
     path = place / file.name
     with writing(place):
-        _sync(temporary)
+        sync(temporary)
         # The receipt goes first: a file must never stand under its name without one.
         write_json(path.with_name(path.name + ".receipt.json"), asdict(receipt))
         temporary.replace(path)
-        _sync(place)
+        sync(place)
     return path
 
 
@@ -166,56 +136,6 @@ def accept_terms(card: Card, accepted: bool) -> None:
     with suppress(CacheError), writing(record.parent):  # in a read-only cache the agreement holds for this call
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"terms": text, "accepted": time.strftime("%Y-%m-%d")})
-
-
-def write_json(path: Path, value: object) -> None:
-    """Whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into a CacheError that says what to do."""
-    try:
-        yield
-    except CacheError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise CacheError(
-                f"the disk that holds {place} is full. What has come so far is kept: free some space and run it again,"
-                " or set CAFFEZOO_HOME to a directory with more room (caffe-zoo clean removes unfinished downloads)"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise CacheError(
-                f"{place} cannot be written ({error.strerror}), and what is asked for is not in it."
-                " Set CAFFEZOO_HOME to a writable directory, or have its owner fetch the model"
-            ) from error
-        raise CacheError(f"{place}: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot sync a directory
-            raise
-    finally:
-        os.close(handle)
 
 
 def _looks_like(path: Path) -> str:

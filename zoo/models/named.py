@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from architectures.contract import Adjusted
+from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card, Network
 from zoo.errors import LoadError
-from zoo.files import store as cache
+from zoo.files import store
 from zoo.files.fetch import fetch
 from zoo.models.runs import is_run, load_run
 from zoo.models.weights import caffe_net, fill, hand_written, keys_of
@@ -77,14 +78,14 @@ def labels(card: Card) -> tuple[str, ...]:
     """The names of the model's outputs in their order, or () where there are none or their file is not in the cache."""
     if card.labels_file is None:
         return card.labels
-    path = cache.folder(card) / card.labels_file
+    path = store.folder(card) / card.labels_file
     return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
 
 
 def prototxt_of(card: Card, network: Network) -> Path:
     """The structure that ships with the zoo, or the one that came with the authors' weights."""
     shipped = PROTOTXTS / network.prototxt
-    path = shipped if shipped.is_file() else cache.folder(card) / network.prototxt
+    path = shipped if shipped.is_file() else store.folder(card) / network.prototxt
     if not path.is_file():
         raise LoadError(f"{card.name}'s structure comes with its weights: caffe-zoo fetch {card.name}, or zoo.add, first")
     return path
@@ -159,10 +160,10 @@ def _converted_path(card: Card, files: Mapping[str, Path]) -> Path:
 
     key = hashlib.sha256()
     for network in card.networks:
-        receipt = cache.receipt_of(files[network.weights])
+        receipt = store.receipt_of(files[network.weights])
         assert receipt is not None  # fetch() returns proven files only
         key.update(receipt.sha256.encode() + prototxt_of(card, network).read_bytes())
-    return cache.home() / "converted" / f"{card.name}-{key.hexdigest()[:16]}-{__version__}.safetensors"
+    return disk.home() / "converted" / f"{card.name}-{key.hexdigest()[:16]}-{__version__}.safetensors"
 
 
 def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
@@ -173,7 +174,7 @@ def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with cache.replacing(path) as temporary:
+        with disk.replacing(path) as temporary:
             save_file(dict(state), temporary)
             temporary.chmod(like.stat().st_mode)
     except (OSError, SafetensorError) as error:

@@ -14,8 +14,8 @@ from architectures.contract import nets
 from converter.preprocess import Preprocess
 from zoo.cards import registry
 from zoo.cards.record import Crop, LocalCard
+from zoo.disk import digests
 from zoo.errors import LoadError
-from zoo.files.store import digests
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ import misbehaving as bad
 import pytest
 from misbehaving import Server, wait_until
 
+from zoo import disk
 from zoo.cards.record import Checksum, File, Mirror
 from zoo.errors import CacheError, FetchError, Offline, Unverified
-from zoo.files import drive, parts
-from zoo.files import store as cache
+from zoo.files import drive, parts, store
 from zoo.files.fetch import obtain
 from zoo.files.http import Limits
 
@@ -435,7 +435,7 @@ def test_no_space_while_the_receipt_is_written_leaves_no_file_under_its_name(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.serve("/net", BODY)
-    honest = cache.write_json
+    honest = disk.write_json
 
     def full(path: Path, value: object) -> None:
         if path.name.endswith(".receipt.json"):
@@ -443,7 +443,7 @@ def test_no_space_while_the_receipt_is_written_leaves_no_file_under_its_name(
         honest(path, value)
 
     with monkeypatch.context() as patched, pytest.raises(CacheError, match="full"):
-        patched.setattr(cache, "write_json", full)
+        patched.setattr(store, "write_json", full)
         get(tmp_path, url)
     assert not (tmp_path / "net.caffemodel").exists()
     assert get(tmp_path, url).read_bytes() == BODY
