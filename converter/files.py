@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import os
 import secrets
 import stat
 import threading
@@ -41,6 +43,16 @@ def head(path: Path, count: int) -> bytes:
     return b""
 
 
+def stand_in(start: bytes) -> str | None:
+    """What came in place of the file that was wanted, by its first 512 bytes, and what to do; None for anything else."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
+        return "a web page: the link gave a page (a login, a quota, a moved file); download the file itself, on GitHub its raw form"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, 130 bytes that name the file; run `git lfs pull` in its repository to get the file itself"
+    return None
+
+
 class Hasher(threading.Thread):
     """sha256 of a file, on a thread of its own: it runs while torch is imported."""
 
@@ -64,33 +76,49 @@ class Hasher(threading.Thread):
 
 
 @contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary file's name beside `path`, to be written in the block: it takes the name `path` when the block ends well (`sync`:
+    once its bytes are on the disk), and vanishes otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        if sync:
+            flush_to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file or folder, where the file system has it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot sync a directory
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes its name only when the block ends well.
 
     Raises:
         ConversionError: the folder is missing or not writable, the disk is full.
     """
-    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
-    try:  # from here on, so that a signal between the file's birth and our knowing of it leaves nothing either
-        with _created(part, path) as file:
-            yield file
-            file.flush()
-        part.replace(path)
-    except OSError as problem:
-        _remove(part)
-        raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
-    except BaseException:
-        _remove(part)
-        raise
-
-
-def _created(part: Path, path: Path) -> IO[bytes]:
     try:
-        return part.open("xb")
+        # The caller can write the file again: waiting for the disk would double the time of a large conversion.
+        with replacing(path, sync=False) as temporary, _created(temporary, path) as file:
+            yield file
+    except OSError as problem:
+        raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
+
+
+def _created(temporary: Path, path: Path) -> IO[bytes]:
+    try:
+        return temporary.open("xb")
     except ValueError as problem:  # a NUL in the name
         raise ConversionError(f"{shown(str(path))}: no file can have this name.") from problem
-
-
-def _remove(part: Path) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        part.unlink()

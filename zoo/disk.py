@@ -6,13 +6,14 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from converter.files import replacing
 from zoo.errors import CacheError
 
+__all__ = ["BLOCK", "digests", "home", "replacing", "write_json", "writing"]
 BLOCK = 1 << 20  # bytes read at once
 
 
@@ -47,18 +48,6 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def writing(place: Path) -> Iterator[None]:
     """Turns the operating system's refusals into a CacheError that says what to do."""
     try:
@@ -77,14 +66,3 @@ def writing(place: Path) -> Iterator[None]:
                 " Set CAFFEZOO_HOME to a writable directory, or have its owner fetch the model"
             ) from error
         raise CacheError(f"{place}: {error}") from error
-
-
-def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot sync a directory
-            raise
-    finally:
-        os.close(handle)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import WeightsError, shown
-from converter.files import head
+from converter.files import head, stand_in
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _ITEM = {"F32": 4, "F64": 8, "F16": 2}
@@ -150,7 +150,7 @@ def open_source(path: Path) -> Source:
     """Open and map a weight file, and tell what is none by its first bytes.
 
     Raises:
-        WeightsError: missing, empty, or a web page, an archive, a Git-LFS pointer, another framework's file.
+        WeightsError: missing, empty, or a web page, an archive, a Git LFS pointer, another framework's file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
@@ -177,16 +177,13 @@ def open_source(path: Path) -> Source:
 
 
 def _not_weights(head: bytes) -> str | None:
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
-        return "this is a web page, not a weight file: the link gave a page (a login, a quota, a moved file). Download the file itself."
-    if text.startswith(b"version https://git-lfs"):
-        return "this is a Git-LFS pointer, 130 bytes that name the file; run `git lfs pull` to get the weights."
+    if found := stand_in(head):
+        return f"no weight file, but {found}."
     if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")) or head[257:262] == b"ustar":
         return "this is an archive (or a PyTorch .pth); unpack the caffemodel from it first."
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "this is a Python pickle, not a caffemodel."
-    if text.startswith((b"layer", b"name:", b"input:", b"#")) and head == head.translate(None, _CONTROLS):
+    if head.lstrip().lower().startswith((b"layer", b"name:", b"input:", b"#")) and head == head.translate(None, _CONTROLS):
         return "this is a text file, a prototxt by its looks; give it as the first file, and the .caffemodel as the second."
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import PrototxtError, shown
-from converter.files import read_file
+from converter.files import read_file, stand_in
 from converter.read.schema import message_class
 from converter.read.text import Document, read_text
 from converter.read.upgrade import NetSpec, upgrade
@@ -35,11 +35,8 @@ def parse_prototxt(text: str, where: str = "prototxt") -> NetSpec:
 
 def _decoded(path: Path) -> str:
     raw = read_file(path, MAX_BYTES, "prototxt", PrototxtError)
-    start = raw[:512].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise PrototxtError(f"{path}: this is an HTML page, not a prototxt; on GitHub, download the file's raw form.")
-    if start.startswith(b"version https://git-lfs"):
-        raise PrototxtError(f"{path}: this is a Git-LFS pointer; run `git lfs pull` to get the file itself.")
+    if found := stand_in(raw[:512]):
+        raise PrototxtError(f"{path}: no prototxt, but {found}.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -374,8 +374,8 @@ def test_files_that_bvlc_caffe_reads_have_no_unknown_fields_and_the_others_name_
     [
         (b"", "empty"),
         (b" \n\t", "empty"),
-        (b"\n<!DOCTYPE html><html>", "HTML"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git-LFS"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS"),
         ("layer { }".encode("utf-16"), "UTF-16"),
         (b"layer { \0 }", "binary"),
         (b"# nothing but a comment\n", "no layer"),

@@ -33,10 +33,8 @@ def extract(archive: Path, wanted: Mapping[str, tuple[File, Path]]) -> set[str]:
         if zipfile.is_zipfile(archive):
             return _from_zip(archive, wanted)
         return _from_tar(archive, wanted)
-    except BROKEN as error:
-        raise ProofError(f"{archive.name}: not a whole tar or zip archive ({error})") from error
-    except OSError as error:
-        if error.errno is not None:  # the disk's; damaged gzip and bzip2 streams raise an OSError without a number
+    except (*BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; damaged gzip and bzip2 streams raise one without a number
             raise
         raise ProofError(f"{archive.name}: not a whole tar or zip archive ({error})") from error
 

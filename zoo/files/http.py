@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from converter.files import stand_in
 from zoo import disk
 from zoo.files import archive, drive
 from zoo.files.parts import Note, Part
@@ -167,9 +168,9 @@ def _receive(response: requests.Response, job: Job, part: Part, sent: Note) -> N
                 raise _Again(f"the connection broke after {have:,} bytes ({type(error).__name__})") from error
             if not block:
                 break
-            if not have and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+            if not have and (found := stand_in(block[:512])):
                 part.discard()
-                raise MirrorFailed("sends a web page in place of the file")
+                raise MirrorFailed(f"sends no weights, but {found}")
             have += len(block)
             if have > limit:
                 part.discard()

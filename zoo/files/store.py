@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from converter.files import flush_to_disk, head, stand_in
 from zoo.cards.record import Card, Checksum, File
-from zoo.disk import digests, home, sync, write_json, writing
+from zoo.disk import digests, home, write_json, writing
 from zoo.errors import CacheError, ProofError, TermsNotAccepted
 
 
@@ -65,7 +66,7 @@ def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ..
     """
     found_size = path.stat().st_size
     if size not in (None, found_size):
-        raise ProofError(f"{what}: {found_size:,} bytes where {size:,} are expected{_looks_like(path)}")
+        raise ProofError(f"{what}: {found_size:,} bytes where {size:,} are expected{_what_it_is(path)}")
     found = digests(path, (known.algorithm for known in checksums))
     wrong = [
         f"  {known.algorithm} is {found[known.algorithm]}, but {known.value} is published by {known.source}"
@@ -73,7 +74,7 @@ def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ..
         if found[known.algorithm] != known.value
     ]
     if wrong:
-        raise ProofError("\n".join([f"{what}: these are not the published bytes{_looks_like(path)}", *wrong]))
+        raise ProofError("\n".join([f"{what}: these are not the published bytes{_what_it_is(path)}", *wrong]))
     return found_size, found["sha256"]
 
 
@@ -97,11 +98,11 @@ def install(temporary: Path, place: Path, file: File, origin: str, archive_proof
     receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
     path = place / file.name
     with writing(place):
-        sync(temporary)
+        flush_to_disk(temporary)
         # The receipt goes first: a file must never stand under its name without one.
         write_json(path.with_name(path.name + ".receipt.json"), asdict(receipt))
         temporary.replace(path)
-        sync(place)
+        flush_to_disk(place)
     return path
 
 
@@ -138,12 +139,6 @@ def accept_terms(card: Card, accepted: bool) -> None:
         write_json(record, {"terms": text, "accepted": time.strftime("%Y-%m-%d")})
 
 
-def _looks_like(path: Path) -> str:
-    """A hint for the two files that stand in for a model most often."""
-    with path.open("rb") as source:
-        start = source.read(512).lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        return " (it is a web page)"
-    if start.startswith(b"version https://git-lfs.github.com"):
-        return " (it is a Git LFS pointer; the file itself lies in LFS storage)"
-    return ""
+def _what_it_is(path: Path) -> str:
+    found = stand_in(head(path, 512))
+    return f" (it is {found})" if found else ""
