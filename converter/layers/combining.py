@@ -1,4 +1,4 @@
-"""Layers that join several blobs, or take one apart: Eltwise, Concat, Slice, Split, Axpy."""
+"""Layers that join several blobs, or take one apart: Eltwise, Concat, Slice, Split, Gather, Axpy."""
 
 from __future__ import annotations
 
@@ -97,6 +97,18 @@ class Split(CaffeModule):
 @layer("Split")
 def split(p: Fields, x: Tensor) -> nn.Module:
     return Split(p.tops)
+
+
+class Gather(CaffeModule):
+    """Its bottoms as they are: what yjxiong/caffe's layer, which collects them from several machines, does on one."""
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return bottoms if len(bottoms) > 1 else bottoms[0]
+
+
+@layer("Gather", bottoms=(1, None), origin="yjxiong's Caffe")
+def gather(p: Fields, *bottoms: Tensor) -> nn.Module:
+    return Gather()
 
 
 class Eltwise(CaffeModule):

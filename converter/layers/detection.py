@@ -31,7 +31,9 @@ class DetectionOutput(CaffeModule):
 
     A row is item, label, score, xmin, ymin, xmax, ymax; rows go by item, label, falling score. Where nothing is found at all,
     there is one row for each item: item and six times -1. n depends on the values: on meta tensors it is 1, as Caffe's
-    Reshape has it. Facts from detection_output_layer.cpp and bbox_util.cpp of weiliu89/caffe.
+    Reshape has it. Facts from detection_output_layer.cpp and bbox_util.cpp of weiliu89/caffe and, for objectness_score, of
+    sfzhang15/RefineDet: it takes the first stage's scores (N, P * 2) and, if there are any, its locations (N, P * 4) as well.
+    These move the priors first.
 
     Args:
         code_type: "CORNER", "CENTER_SIZE" or "CORNER_SIZE": how locations shift the priors.
@@ -41,6 +43,7 @@ class DetectionOutput(CaffeModule):
             multiplied by eta as long as it is above 0.5.
         top_k: boxes of a class that are looked at; keep_top_k: boxes of an item that stay. -1: all.
         clip: boxes are cut to the image, 0..1, before they are compared (OpenCV's importer knows this field, Caffe does not).
+        objectness_score: RefineDet's: all classes of a prior score 0 whose first-stage score is less. None: no first stage.
     """
 
     def __init__(
@@ -56,14 +59,15 @@ class DetectionOutput(CaffeModule):
         top_k: int = -1,
         keep_top_k: int = -1,
         clip: bool = False,
+        objectness_score: float | None = None,
     ):
         super().__init__()
         self.num_classes, self.share_location, self.background_label_id = num_classes, share_location, background_label_id
         self.code_type, self.variance_encoded_in_target = code_type, variance_encoded_in_target
         self.confidence_threshold, self.nms_threshold, self.eta = confidence_threshold, nms_threshold, eta
-        self.top_k, self.keep_top_k, self.clip = top_k, keep_top_k, clip
+        self.top_k, self.keep_top_k, self.clip, self.objectness_score = top_k, keep_top_k, clip, objectness_score
 
-    def forward(self, location: Tensor, confidence: Tensor, prior: Tensor, image: Tensor | None = None) -> Tensor:
+    def forward(self, location: Tensor, confidence: Tensor, prior: Tensor, *first_stage: Tensor) -> Tensor:
         n, priors, locations = location.shape[0], prior.shape[2] // 4, 1 if self.share_location else self.num_classes
         if location[0].numel() != priors * locations * 4 or confidence[0].numel() != priors * self.num_classes:
             raise ValueError(
@@ -72,9 +76,14 @@ class DetectionOutput(CaffeModule):
             )
         if location.is_meta:
             return location.new_empty(1, 1, 1, 7)
-        boxes = self.decoded(location.reshape(n, priors, locations, 4), *prior.reshape(2, priors, 1, 4)).transpose(1, 2)
-        boxes = boxes.clamp(0, 1) if self.clip else boxes
+        places, variance = prior.reshape(2, priors, 1, 4)
         scores = confidence.reshape(n, priors, self.num_classes).transpose(1, 2)
+        if self.objectness_score is not None:
+            objectness, *moves = first_stage
+            scores = torch.where(objectness.reshape(n, 1, priors, 2)[..., 1] < self.objectness_score, 0, scores)
+            places = self.decoded(moves[0].reshape(n, priors, 1, 4), places, variance) if moves else places
+        boxes = self.decoded(location.reshape(n, priors, locations, 4), places, variance).transpose(1, 2)
+        boxes = boxes.clamp(0, 1) if self.clip else boxes
         rows = []
         for item in range(n):
             labels, places = self.selected(boxes[item].detach().cpu(), scores[item].detach().cpu())
@@ -134,14 +143,19 @@ class DetectionOutput(CaffeModule):
         return places[torch.tensor(kept, dtype=torch.long)]
 
 
-@layer("DetectionOutput", "detection_output_param", bottoms=(3, 4), ignored=_FILES)
+@layer(
+    "DetectionOutput",
+    "detection_output_param",
+    bottoms=(3, 5),
+    ignored=_FILES,
+    origin="SSD, RefineDet, OpenCV",
+    refuses="soft_nms; a fourth bottom with neither visualize nor objectness_score",
+)
 def detection_output(p: Fields, *bottoms: Tensor) -> nn.Module:
     nms = p.nms_param
     if nms.soft_nms:
         raise ValueError("soft_nms is a fork's own suppression, which we do not compute")
-    drawn = p.visualize
-    if len(bottoms) == 4 and not drawn:
-        raise ValueError("its fourth bottom is the image to draw on (visualize: true); another fork reads scores from it, which we do not")
+    refined = _first_stage(p, *bottoms)
     if p.num_classes < 1 or not 0 <= nms.nms_threshold < math.inf or not 0 < nms.eta <= 1:
         raise ValueError(f"num_classes {p.num_classes}, nms_threshold {nms.nms_threshold} or eta {nms.eta} is out of range")
     return DetectionOutput(
@@ -156,4 +170,20 @@ def detection_output(p: Fields, *bottoms: Tensor) -> nn.Module:
         nms.top_k if nms.HasField("top_k") else -1,
         p.keep_top_k,
         p.clip,
+        p.objectness_score if refined else None,
     )
+
+
+def _first_stage(p: Fields, location: Tensor, confidence: Tensor, prior: Tensor, *more: Tensor) -> bool:
+    """Whether the bottoms behind the third are RefineDet's; with visualize, SSD's fourth one is the image to draw on."""
+    given, drawn = p.has("objectness_score"), p.visualize
+    if not more or (drawn and len(more) == 1 and not given):
+        return False
+    if len(more) == 1 and not given:
+        raise ValueError("its fourth bottom is the image to draw on (visualize: true), or the first stage's scores (objectness_score)")
+    if p.background_label_id != 0 or not p.share_location:
+        raise ValueError("with RefineDet's first stage, it takes share_location: true and background_label_id: 0")
+    n, priors = len(location), prior.shape[2] // 4
+    if any(x.numel() != n * priors * size for x, size in zip(more, (2, 4), strict=False)):
+        raise ValueError(f"the first stage's bottoms are not scores (N, {priors * 2}) and locations (N, {priors * 4})")
+    return True

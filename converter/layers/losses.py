@@ -175,6 +175,48 @@ def euclidean_loss(p: Fields, a: Tensor, b: Tensor) -> nn.Module:
     return EuclideanLoss()
 
 
+class SmoothL1Loss(Loss):
+    """Sum of outside * f(inside * (x - target)), divided as `normalization` says; the weights are the third and fourth bottom.
+
+    f(d) is sigma^2 d^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2). All bottoms have the shape (N, C, ...).
+    With per_position, a second top (N, 1, ...) has the sums over C. smooth_L1_loss_layer.cu of Fast R-CNN and R-FCN.
+    """
+
+    def __init__(self, sigma: float = 1.0, normalization: str = "BATCH_SIZE", per_position: bool = False):
+        super().__init__(normalization)
+        self.sigma, self.per_position = sigma, per_position
+
+    def forward(self, x: Tensor, target: Tensor, *weights: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if any(other.numel() != x.numel() or other.shape[0] != x.shape[0] for other in (target, *weights)):
+            raise ValueError("the bottoms of SmoothL1Loss have the same shape")
+        target, *weights_ = (other.reshape(x.shape) for other in (target, *weights))
+        difference = x - target if not weights_ else weights_[0] * (x - target)
+        square, size = self.sigma**2, difference.abs()
+        each = torch.where(size < 1 / square, 0.5 * square * difference * difference, size - 0.5 / square)
+        each = each * weights_[1] if len(weights_) > 1 else each
+        outer, inner = x.shape[0], math.prod(x.shape[2:])
+        loss = each.sum() / max({"FULL": outer * inner, "VALID": outer * inner, "BATCH_SIZE": outer, "NONE": 1}[self.normalization], 1)
+        return (loss, each.sum(1, keepdim=True)) if self.per_position else loss
+
+
+@layer(
+    "SmoothL1Loss",
+    "smooth_l1_loss_param",
+    bottoms=(2, 4),
+    origin="Fast R-CNN, SSD, R-FCN, Intel",
+    refuses="R-FCN's loss_param or second top together with Fast R-CNN's sigma or fourth bottom",
+    is_loss=True,
+)
+def smooth_l1_loss(p: Fields, x: Tensor, target: Tensor, *weights: Tensor) -> nn.Module:
+    # R-FCN divides as loss_param says; Fast R-CNN and SSD divide by N, and do not read it
+    rfcn = p.tops > 1 or p.loss.HasField("normalization") or p.loss.HasField("normalize")
+    if rfcn and (p.has("sigma") or len(weights) > 1 or p.tops > 2):
+        raise ValueError("loss_param and a second top are R-FCN's, sigma and a fourth bottom Fast R-CNN's; no fork computes both")
+    if p.sigma <= 0 or x.dim() < 2:
+        raise ValueError(f"sigma {p.sigma} is not positive, or the bottoms have no channels")
+    return SmoothL1Loss(p.sigma, _normalization(p, "VALID") if rfcn else "BATCH_SIZE", p.tops > 1)
+
+
 class HingeLoss(CaffeModule):
     """One-versus-rest hinge loss of scores (N, C) against labels, of norm "L1" or "L2", averaged over N."""
 

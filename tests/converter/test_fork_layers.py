@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ from torchvision.ops import batched_nms, ps_roi_pool
 from converter import ConversionError, convert
 
 PER_ITEM = ["Axpy", "ConvolutionDepthwise", "DepthwiseConvolution", "Interp", "Normalize", "ReLU6", "Reorg", "ShuffleChannel", "Upsample"]
-TYPES = [*PER_ITEM, "DetectionOutput", "Permute", "PriorBox", "PSROIPooling", "ROIAlignCascade", "ROIPooling", "ROIPoolingPad"]
+TYPES = [
+    *PER_ITEM,
+    "DetectionOutput",
+    "Permute",
+    "PriorBox",
+    "PriorBoxClustered",
+    "PSROIPooling",
+    "ROIAlignCascade",
+    "ROIPooling",
+    "ROIPoolingPad",
+]
 FORKS = [case for case in CASES if case.rsplit("-", 1)[0] in TYPES]
 
 
@@ -162,6 +173,81 @@ def test_suppression_agrees_with_torchvision(seed: int, tmp_path: Path) -> None:
     kept = kept[label[kept].sort(stable=True).indices]
     close(rows[:, 1:], torch.cat((label[kept][:, None], scores[0][kept][:, None], boxes[kept // classes]), 1))
     assert priors < len(rows) < priors * classes
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_first_stage_rules_out_priors_and_moves_the_others(moved: bool, tmp_path: Path) -> None:
+    """RefineDet: a prior whose object score is under the limit has no class; the others are decoded twice."""
+    scores, objects = [[0.1, 0.9, 0.3, 0.7, 0.2, 0.8]], [[0.5, 0.5, 0.99, 0.01, 0.98, 0.02]]
+    moves, shifts = [[0, 0, 0, 0, 1, 1, 1, 1, 1, -2, 3, 0.5]], [[0, 0, 0, 0, 0, 0, 0, 0, -1, 1, 0.25, 2]]
+    bottoms = [torch.tensor(value, dtype=torch.float32) for value in (shifts, scores)]
+    bottoms += [torch.stack((torch.tensor(PRIORS).flatten(), torch.tensor(VARIANCES).repeat(3)))[None], torch.tensor(objects)]
+    bottoms += [torch.tensor(moves, dtype=torch.float32)] if moved else []
+    fields = "num_classes: 2 confidence_threshold: 0.05 objectness_score: 0.02 nms_param { nms_threshold: 0.99 }"
+    rows = net_of(tmp_path, f'type: "DetectionOutput" detection_output_param {{ {fields} }}', *(x.shape for x in bottoms))(*bottoms)[0, 0]
+    places = [variance * shift for variance, shift in zip(VARIANCES, (-1, 1, 0.25, 2), strict=True)]
+    first = [variance * shift * moved for variance, shift in zip(VARIANCES, (1, -2, 3, 0.5), strict=True)]
+    last = [sum(values) for values in zip(PRIORS[2], first, places, strict=True)]
+    close(rows, [(0, 1, 0.9, *PRIORS[0]), (0, 1, 0.8, *last)])
+
+
+def test_the_first_stage_decodes_centers_and_sizes_first(tmp_path: Path) -> None:
+    prior = torch.tensor([[[0.1, 0.2, 0.5, 0.4], VARIANCES]])
+    moves, shifts = torch.tensor([[1.0, -1, 0.5, 2]]), torch.tensor([[0.5, 1.0, -1, 0.25]])
+    layer = 'type: "DetectionOutput" detection_output_param { num_classes: 2 code_type: CENTER_SIZE objectness_score: 0 }'
+    bottoms = shifts, torch.tensor([[0.0, 1]]), prior, torch.tensor([[0.0, 1]]), moves
+    rows = net_of(tmp_path, layer, *(x.shape for x in bottoms))(*bottoms)[0, 0]
+    center, size = (0.3, 0.3), (0.4, 0.2)
+    for deltas in (moves[0].tolist(), shifts[0].tolist()):
+        center = tuple(center[i] + VARIANCES[i] * deltas[i] * size[i] for i in (0, 1))
+        size = tuple(size[i] * math.exp(VARIANCES[2 + i] * deltas[2 + i]) for i in (0, 1))
+    close(rows[0, 3:], [center[0] - size[0] / 2, center[1] - size[1] / 2, center[0] + size[0] / 2, center[1] + size[1] / 2])
+
+
+def test_clustered_prior_boxes_are_cut_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    fields = "width: 8 width: 20 height: 4 height: 30 step_w: 10 step_h: 5 offset: 0 img_w: 40 img_h: 20 variance: 0.1 variance: 0.2"
+    layer = f'type: "PriorBoxClustered" prior_box_param {{ {fields} variance: 0.3 variance: 0.4 }}'
+    want = torch.tensor([[-0.1, -0.1, 0.1, 0.1], [-0.25, -0.75, 0.25, 0.75], [0.15, -0.1, 0.35, 0.1], [0.0, -0.75, 0.5, 0.75]])
+    shapes = (1, 3, 1, 2), (1, 3, 7, 7)
+    for text, boxes in ((layer, want.clamp(0, 1)), (layer.replace("offset", "clip: false flip: true offset"), want)):
+        got = net_of(tmp_path, text, *shapes)(*(torch.zeros(shape) for shape in shapes))
+        close(got[0], torch.stack((boxes.flatten(), torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat(4))))
+
+
+def smooth_l1(x: float, limit: float = 1.0) -> float:
+    return 0.5 * x * x / limit if abs(x) < limit else abs(x) - 0.5 * limit
+
+
+@pytest.mark.parametrize(
+    ("fields", "divisor"),
+    [
+        ("", 2),
+        ("loss_param { normalization: FULL }", 12),
+        ("loss_param { normalization: VALID }", 12),
+        ("loss_param { normalize: true }", 12),
+        ("loss_param { normalize: false }", 2),
+        ("loss_param { normalization: NONE }", 1),
+    ],
+)
+def test_smooth_l1_is_divided_as_its_fork_divides_it(fields: str, divisor: int, tmp_path: Path) -> None:
+    x, target, weight = draw(2, 4, 2, 3), draw(2, 4, 2, 3, seed=1), draw(2, 4, 2, 3, seed=2)
+    each = [smooth_l1(w * (a - b)) for a, b, w in zip(*(t.flatten().tolist() for t in (x, target, weight)), strict=True)]
+    got = net_of(tmp_path, f'type: "SmoothL1Loss" {fields}', x.shape, x.shape, x.shape)(x, target, weight)
+    close(got, sum(each) / divisor, atol=1e-5)
+
+
+def test_the_second_top_of_smooth_l1_is_the_loss_at_each_position(tmp_path: Path) -> None:
+    x, target = draw(2, 4, 2, 3), draw(2, 4, 2, 3, seed=1)
+    loss, positions = net_of(tmp_path, 'type: "SmoothL1Loss"', x.shape, x.shape, tops=2)(x, target).values()
+    assert positions.shape == (2, 1, 2, 3)
+    close(positions[1, 0, 0, 2], sum(map(smooth_l1, (x - target)[1, :, 0, 2].tolist())))
+    close(loss, positions.sum() / 12)
+
+
+def test_gather_on_one_machine_gives_what_it_gets(tmp_path: Path) -> None:
+    x, label = draw(2, 3), draw(2)
+    assert torch.equal(net_of(tmp_path, 'type: "Gather"', x.shape)(x), x)
+    assert all(map(torch.equal, net_of(tmp_path, 'type: "Gather"', x.shape, label.shape, tops=2)(x, label).values(), (x, label)))
 
 
 def test_prior_boxes_of_one_place(tmp_path: Path) -> None:
@@ -421,7 +507,17 @@ REFUSED = [
     ('type: "DetectionOutput" detection_output_param { num_classes: 2 nms_param { soft_nms: true } }', BOXES, "soft_nms"),
     ('type: "DetectionOutput" detection_output_param { num_classes: 2 nms_param { eta: 2 } }', BOXES, "eta 2"),
     ('type: "DetectionOutput" detection_output_param { num_classes: 2 }', [*BOXES, (1, 4)], "fourth bottom"),
-    ('type: "DetectionOutput" detection_output_param { num_classes: 2 objectness_score: 0.1 }', BOXES, "objectness_score"),
+    ('type: "DetectionOutput" detection_output_param { num_classes: 2 objectness_score: 0.1 }', [*BOXES, (1, 5)], "scores (N, 4)"),
+    ('type: "DetectionOutput" detection_output_param { num_classes: 2 share_location: false }', [*BOXES, (1, 4), (1, 8)], "first stage"),
+    ('type: "PriorBoxClustered" prior_box_param { width: 3 }', [IMAGE, IMAGE], "1 width and 0 height"),
+    ('type: "PriorBoxClustered" prior_box_param { width: 3 height: 2 min_size: 3 }', [IMAGE, IMAGE], "prior_box_param.min_size"),
+    ('type: "PriorBoxClustered" prior_box_param { width: 3 height: 2 step_h: 3 }', [IMAGE, IMAGE], "step_h and step_w together"),
+    ('type: "PriorBoxClustered" prior_box_param { width: 3 height: 2 variance: -1 }', [IMAGE, IMAGE], "neither one nor four"),
+    ('type: "SmoothL1Loss" smooth_l1_loss_param { sigma: 0 }', [IMAGE, IMAGE], "sigma 0"),
+    ('type: "SmoothL1Loss" smooth_l1_loss_param { sigma: 2 } loss_param { normalize: true }', [IMAGE, IMAGE], "no fork computes both"),
+    ('type: "SmoothL1Loss" loss_param { normalize: true }', [IMAGE] * 4, "no fork computes both"),
+    ('type: "SmoothL1Loss"', [IMAGE, (2, 4, 6, 5)], "the same shape"),
+    ('type: "Gather"', [IMAGE, IMAGE], "it has 1 tops"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pad_ratio: -1 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pooled_l: 1 }', [IMAGE, (3, 5)], "R-C3D"),
