@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from finetune.errors import FinetuneError
@@ -85,6 +85,12 @@ def sample(data: Data, rows: Tensor, count: int) -> Tensor:
         members = order[data.labels[order] == label]
         taken.append(members[: max(1, round(count * len(members) / len(rows)))])
     return torch.cat(taken).sort().values
+
+
+def sampled(plan: Plan, data: Data, counts: tuple[int, int]) -> Plan:
+    """The plan with about so many rows of train, and so many of each other split."""
+    rows = {name: sample(data, rows, counts[name != "train"]) for name, rows in plan.rows.items()}
+    return replace(plan, rows=rows, notes=(*plan.notes, "a sample of the data (--smoke)"))
 
 
 def plan_images(data: Data, protocol: ImageProtocol, hold_out: HoldOut) -> Plan:

@@ -8,9 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from finetune.config import Augment
 from finetune.images.data import Expressions
 from finetune.runs.metrics import mean_log_probability
-from finetune.train.augment import Augment, augmented, draw, shrunk, size_of, ten_crop, view
+from finetune.train.augment import augmented, draw, shrunk, size_of, ten_crop, view
 from finetune.train.frozen import Embed
 from finetune.train.seeds import generator
 from finetune.train.task import Predict, predictor

@@ -126,9 +126,10 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise FinetuneError(f"{path}: no saved state ({str(error).splitlines()[0][:200]}); start anew with --overwrite") from error
+        return state
 
     def write_card(self, card: Mapping[str, Any], weights: str = "best.safetensors") -> None:
         digest = digests(self / weights, ())["sha256"]

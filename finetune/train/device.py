@@ -26,7 +26,7 @@ def accelerator_for(training: Training, *, cpu: bool = False) -> Accelerator:
 
 
 def gpu_multiplies_bf16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -14,11 +14,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+import zoo
 from finetune.config import Training, as_json
 from finetune.errors import FinetuneError
+from finetune.labels import check_classes
 from finetune.protocol import Data, Plan
 from finetune.runs.folder import Run
-from finetune.runs.metrics import Scores, read_predictions, score_table
+from finetune.runs.metrics import Scores, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
 from finetune.train.frozen import Classify
 from finetune.train.loop import Progress, Trainer
@@ -99,15 +101,32 @@ def card_of(recipe: AnyRecipe, data: Data, architecture: str, arguments: Mapping
     }
 
 
+def start_from_run(init: str, data: Data) -> Start | None:
+    """The net of a run's folder, with a new last layer unless the classes are the same; None where `init` is no folder.
+
+    Raises FinetuneError where the classes have the same names in another order, or the folder holds no finished run.
+    """
+    folder = Path(init)
+    if not (folder / "card.json").is_file():
+        if folder.is_dir():
+            raise FinetuneError(f"--init {init}: the folder holds no finished run (card.json); finish it with --resume")
+        return None
+    card = read_json(folder / "card.json")
+    names = card.get("classes", [])
+    if sorted(names) == sorted(data.classes):
+        check_classes(data.classes, names)
+    model = zoo.load(folder, num_classes=None if tuple(names) == data.classes else len(data.classes))
+    if card["architecture"] == "caffe":  # its last layer is in its prototxt
+        return Start(model, "caffe", card["arguments"], str(model.prototxt))
+    prototxt = (folder / card["prototxt"]).read_text(encoding="utf-8") if "prototxt" in card else None
+    return Start(model, card["architecture"], {**card["arguments"], "num_classes": len(data.classes)}, prototxt)
+
+
 def from_run(init: str, data: Data) -> tuple[nn.Module, dict[str, Any]] | None:
     """The net of a run's folder and its arguments, with a new last layer unless the classes are the same; None for other words.
 
     Raises FinetuneError where the classes have the same names in another order, or the folder holds no finished run.
     """
-    import zoo
-    from finetune.labels import check_classes
-    from finetune.runs.metrics import read_json
-
     folder = Path(init)
     if not (folder / "card.json").is_file():
         if folder.is_dir():

@@ -170,7 +170,7 @@ class Trainer:
     @property
     def local(self) -> int:
         """Examples of a batch that this process sees."""
-        return self.count // self.accelerator.num_processes
+        return self.count // int(self.accelerator.num_processes)
 
     def step(self, rows: Tensor, step: int) -> Tensor:
         """One step of the optimizer; returns this process's mean loss and the number of right answers, on the device."""

@@ -25,9 +25,8 @@ from finetune.images.data import (
     exact_duplicates,
     read,
     reorder,
-    vote_targets,
-    with_votes,
 )
+from finetune.images.votes import vote_targets, with_votes
 from finetune.labels import FER2013, LABEL_ORDERS, check_classes
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "fer2013"

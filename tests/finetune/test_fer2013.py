@@ -269,7 +269,7 @@ def test_a_sample_has_every_class_in_its_share() -> None:
         (["--epochs", "0"], "epochs is 0"),
         (["--set", "training.center_loss=0.1", "--set", "training.mixup=0.2"], "center_loss and mixup exclude each other"),
         (["--prototxt", "net.prototxt"], "--prototxt is for --recipe caffe"),
-        (["--init", "vgg_face"], "no weights are published for this net"),
+        (["--init", "vgg_face"], "no weights are published for SmallResNet"),
         (["--out", "."], "holds no run"),
         (["--votes", "votes.csv"], "votes.csv"),
         (["--set", "training.batch_size=0"], "batch_size is 0"),
