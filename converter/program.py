@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from converter.layers.registry import Load, Param, Save
+    from converter.layers.registry import Arrange, Load, Param, Save
 
 Shape = tuple[int, ...]
 
@@ -36,6 +36,7 @@ class Step:
     shared: tuple[str, ...] = ()  # the param name of each blob, "" where it has none
     load: Load | None = None  # see converter.layers.Layer
     save: Save | None = None
+    arrange: Arrange | None = None
     state: Mapping[str, Shape] = field(default_factory=dict)  # the shapes of the module's own state dict
 
     def __str__(self) -> str:

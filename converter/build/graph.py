@@ -256,7 +256,7 @@ class _Builder:
         shared = (*named, *[""] * (len(shapes) - len(named)))
         step = Step(
             key, tuple(bottoms), tuple(tops), spec.name, spec.type, str(spec),
-            tuple(made.params), shapes, shared, made.load, made.save, state,
+            tuple(made.params), shapes, shared, made.load, made.save, made.arrange, state,
         )  # fmt: skip
         self.share(step)
         return step

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from converter.build.graph import Graph
+    from converter.layers import Param
     from converter.program import Step
 
 
@@ -78,18 +79,24 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
         if layer.name in seen:
             doubled.append(layer.name)
         seen.add(layer.name)
-        places = range(len(layer.blobs)) if layer.places is None else layer.places
+        places: Sequence[int] = range(len(layer.blobs)) if layer.places is None else layer.places
+        hint = ""
+        if step.arrange is not None and layer.places is None:
+            try:
+                places = step.arrange([blob.shape for blob in layer.blobs])
+            except ValueError as problem:
+                hint = f"; {problem}"
         partial = layer.places is not None and any(step.shared)  # HDF5 snapshots keep a shared blob once
         if max(places) >= len(step.params) or not (partial or len(places) == len(step.params)):
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
             want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.shapes)
             differing.add(layer.name)
-            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.params)} ({want})"
+            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.params)} ({want}){hint}"
             wrong.append(f"layer {layer.name!r} ({step.type}): {counts}")
             continue
         for i, blob in zip(places, layer.blobs, strict=True):
             shape = step.shapes[i]
-            if not _same_shape(blob, shape, step.type):
+            if not _same_shape(blob, shape, step.params[i]):
                 differing.add(layer.name)
                 wrong.append(f"layer {layer.name!r}, blob {i} ({step.params[i].key}): the file has {blob.shape}, the net {shape}")
                 continue
@@ -146,12 +153,12 @@ def _second_of_a_name(step: Step, plan: Plan, where: str) -> None:
     plan.notes.append(f"layer {step.name!r} is there twice: as in Caffe, the second one keeps its fillers' constants")
 
 
-def _same_shape(blob: Blob, shape: tuple[int, ...], type_: str) -> bool:
-    """Caffe's ShapeEquals: four old-style dimensions are compared with leading axes of 1 added to the net's shape.
+def _same_shape(blob: Blob, shape: tuple[int, ...], param: Param) -> bool:
+    """Caffe's ShapeEquals: the old-style dimensions, four or C3D's five, are compared with leading axes of 1 added to the net's shape.
 
-    The forks that have a BN layer write its vectors as (1, C) or (1, C, 1, 1).
+    Of the vectors that forks write as (C,), (1, C) or (1, C, 1, 1) no axis of 1 counts.
     """
-    if blob.shape == shape or (type_ == "BN" and [d for d in blob.shape if d != 1] == [d for d in shape if d != 1]):
+    if blob.shape == shape or (param.squeezed and [d for d in blob.shape if d != 1] == [d for d in shape if d != 1]):
         return True
-    padded = (1,) * (4 - len(shape)) + shape
+    padded = (1,) * (len(blob.shape) - len(shape)) + shape
     return blob.legacy and blob.shape == padded

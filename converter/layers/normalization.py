@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
-from converter.layers.registry import ENGINE, TRAINING, Fields, Filler, Layer, Param, fields_set, layer
+from converter.layers.registry import ENGINE, TRAINING, Fields, Filler, Layer, Load, Param, Shape, fields_set, layer
 
 
 class LRN(CaffeModule):
@@ -66,12 +69,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Caffe's BatchNorm: statistics only, no affine part, any number of axes; (N, C, ...), or (N,) as one channel.
 
     With batch_statistics it normalizes by the batch in eval mode as well (use_global_stats: false). Caffe's running
-    variance is the unbiased one, its normalization uses the biased one: as in torch.
+    variance is the unbiased one, its normalization uses the biased one: as in torch. relu: Intel's, of the result.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.001, batch_statistics: bool = False):
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.001, batch_statistics: bool = False, relu: bool = False):
         super().__init__(num_features, eps=eps, momentum=momentum, affine=False)
-        self.batch_statistics = batch_statistics
+        self.batch_statistics, self.relu = batch_statistics, relu
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Caffe takes any number of axes."""
@@ -84,19 +87,72 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             x = (x - mean) / (variance + self.eps).sqrt()
         else:
             x = super().forward(x)
-        return x.reshape(input.shape)
+        x = x.reshape(input.shape)
+        return F.relu(x) if self.relu else x
 
 
-@layer("BatchNorm", "batch_norm_param")
+@layer(
+    "BatchNorm",
+    "batch_norm_param",
+    ignored={**ENGINE, "update_global_stats": TRAINING},
+    origin="BVLC; NVIDIA's scale_bias, Intel's use_weight_bias and relu",
+    refuses="stats_batch_size below the batch where the batch's statistics count",
+)
 def batch_norm(p: Fields, x: Tensor) -> Layer:
-    channels = x.shape[1] if x.dim() > 1 else 1
-    global_statistics = p.use_global_stats if p.has("use_global_stats") else p.phase == "TEST"
-    # Caffe's moving_average_fraction is what stays, torch's momentum what is added
     if not 0 <= p.eps < math.inf:
         raise ValueError(f"the eps {p.eps} is no small positive number")
-    module = BatchNorm(channels, p.eps, 1 - p.moving_average_fraction, not global_statistics)
-    blobs = [Param("running_mean"), Param("running_var"), Param("factor", shape=(1,))]
-    return Layer(module, blobs, _batch_norm_statistics, _batch_norm_sums)
+    # Caffe's moving_average_fraction is what stays, torch's momentum what is added
+    channels, momentum = x.shape[1] if x.dim() > 1 else 1, 1 - p.moving_average_fraction
+    nvidia = fields_set(p, "scale_bias", "scale_filler")
+    intel = fields_set(p, "filler", "use_weight_bias", "bias_term", "stats_batch_size", "relu")
+    affine = fields_set(p, "scale_filler", "bias_filler")
+    if nvidia and intel:
+        raise ValueError(f"{nvidia[0]} is NVIDIA Caffe's and {intel[0]} Intel Caffe's; no Caffe has both")
+    if nvidia or (affine and not intel):  # NVIDIA/caffe's batch_norm_layer.cpp
+        _ = p.use_global_stats  # TEST takes the stored statistics, whatever it says
+        eps, batch = max(p.eps, 1e-5), p.phase == "TRAIN"
+        if p.scale_bias or affine:
+            return _with_scale_and_bias(p, BN(channels, eps, momentum, batch_statistics=batch), True, _stored_statistics)
+        return _statistics_alone(BatchNorm(channels, eps, momentum, batch))
+    global_statistics = p.use_global_stats if p.has("use_global_stats") else p.phase == "TEST"
+    if p.stats_batch_size and not global_statistics and p.stats_batch_size < x.shape[0]:
+        raise UnsupportedError(f"stats_batch_size {p.stats_batch_size} normalizes parts of the batch {x.shape[0]} by themselves")
+    if p.has("use_weight_bias") and p.use_weight_bias:  # mkldnn_batch_norm_layer.cpp of intel/caffe
+        module = BN(channels, p.eps, momentum, batch_statistics=not global_statistics, relu=p.relu)
+        return _with_scale_and_bias(p, module, p.bias_term, _statistics_with_scale)
+    return _statistics_alone(BatchNorm(channels, p.eps, momentum, not global_statistics, p.relu))
+
+
+_STATISTICS = (Param("running_mean", squeezed=True), Param("running_var", squeezed=True), Param("factor", shape=(1,), squeezed=True))
+
+
+def _statistics_alone(module: nn.Module) -> Layer:
+    return Layer(module, _STATISTICS, _batch_norm_statistics, _batch_norm_sums, _three_blobs)
+
+
+def _with_scale_and_bias(p: Fields, module: nn.Module, bias_term: bool, load: Load) -> Layer:
+    """The five blobs of NVIDIA's and Intel's: mean, variance, factor, scale, bias; Intel's has no bias without bias_term."""
+    name = "scale_filler" if p.has("scale_filler") else "filler"
+    scale = Param("weight", getattr(p, name) if p.has(name) else 1.0, squeezed=True)
+    params = [*_STATISTICS, scale, Param("bias", p.bias_filler, squeezed=True)]
+    return Layer(module, params if bias_term else params[:4], load, _five_blobs if bias_term else _four_blobs, _any_order)
+
+
+def _three_blobs(shapes: Sequence[Shape]) -> Sequence[int]:
+    if len(shapes) in (4, 5):
+        raise ValueError(
+            "its last blobs are a scale and a bias: add scale_bias: true to its batch_norm_param where NVIDIA Caffe or DIGITS wrote the"
+            f" file, use_weight_bias: true{' bias_term: false' if len(shapes) == 4 else ''} where Intel Caffe did"
+        )
+    return range(len(shapes))
+
+
+def _any_order(shapes: Sequence[Shape]) -> Sequence[int]:
+    """DIGITS once wrote scale, bias, mean, variance and a 1 (net.cpp of NVIDIA/caffe, CopyTrainedLayersFrom)."""
+    if len(shapes) == 3:
+        raise ValueError("it has no scale and bias: take scale_bias, use_weight_bias and their fillers out of its batch_norm_param")
+    old = len(shapes) == 5 and prod(shapes[4]) == 1 and prod(shapes[2]) > 1
+    return (3, 4, 0, 1, 2) if old else range(len(shapes))
 
 
 def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
@@ -109,6 +165,25 @@ def _batch_norm_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
 def _batch_norm_sums(state: dict[str, Tensor]) -> list[Tensor]:
     """Means are sums with a factor of 1."""
     return [state["running_mean"], state["running_var"], torch.ones(1)]
+
+
+def _statistics_with_scale(blobs: list[Tensor]) -> dict[str, Tensor]:
+    """Intel's: sums, and a scale, maybe a bias."""
+    scale = blobs[3]
+    return {**_batch_norm_statistics(blobs[:3]), "weight": scale, "bias": blobs[4] if len(blobs) > 4 else torch.zeros_like(scale)}
+
+
+def _stored_statistics(blobs: list[Tensor]) -> dict[str, Tensor]:
+    """NVIDIA's: means, whatever the third blob holds."""
+    return _statistics_with_scale([*blobs[:2], torch.ones(1), *blobs[3:]])
+
+
+def _five_blobs(state: dict[str, Tensor]) -> list[Tensor]:
+    return [*_batch_norm_sums(state), state["weight"], state["bias"]]
+
+
+def _four_blobs(state: dict[str, Tensor]) -> list[Tensor]:
+    return _five_blobs(state)[:4]
 
 
 @layer("Softmax", "softmax_param", ignored=ENGINE)
@@ -170,7 +245,7 @@ def normalize(p: Fields, x: Tensor) -> Layer:
 
 
 class BN(nn.modules.batchnorm._BatchNorm):
-    """Batch normalization with slope (weight) and bias in one layer; (N, C, ...) with any number of axes.
+    """Batch normalization with slope (weight) and bias in one layer, and with `relu` what Intel fuses behind it; (N, C, ...).
 
     frozen: running statistics in training, too. batch_statistics: the batch's in eval mode, too. track_running_stats: off,
     there are none but the batch's, as in SegNet's LEARN mode.
@@ -184,14 +259,19 @@ class BN(nn.modules.batchnorm._BatchNorm):
         frozen: bool = False,
         batch_statistics: bool = False,
         track_running_stats: bool = True,
+        relu: bool = False,
     ):
         super().__init__(num_features, eps=eps, momentum=momentum, track_running_stats=track_running_stats)
-        self.frozen, self.batch_statistics = frozen, batch_statistics
+        self.frozen, self.batch_statistics, self.relu = frozen, batch_statistics, relu
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes, as in Caffe."""
 
     def forward(self, input: Tensor) -> Tensor:
+        y = self.normalized(input)
+        return F.relu(y) if self.relu else y
+
+    def normalized(self, input: Tensor) -> Tensor:
         if self.frozen:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if self.batch_statistics and not self.training:
@@ -227,22 +307,29 @@ def bn(p: Fields, x: Tensor) -> Layer:
     shape = (1, channels, 1, 1)
     if slope:
         module = BN(channels, p.eps, 1 - p.momentum, p.frozen, p.phase == "TRAIN" and not p.frozen)
-        statistics = [Param("running_mean", shape=shape), Param("running_var", 1.0 if p.frozen else None, shape)]
-        return Layer(module, [Param("weight", p.slope_filler, shape), Param("bias", p.bias_filler, shape), *statistics], _flat, _with_axes)
+        fillers = (p.slope_filler, p.bias_filler, None, 1.0 if p.frozen else None)
+        params = [Param(key, filler, (1, channels), True) for key, filler in zip(_BN_KEYS, fillers, strict=True)]
+        return Layer(module, params, _flat, _with_one_axis)
     # segnet's bn_layer.cpp: LEARN normalizes by the batch in every phase, with an eps of 1e-9
     learn = p.bn_mode == "LEARN"
     segnet = BN(channels, 1e-9, track_running_stats=False) if learn else ScaleShift(channels)
-    return Layer(segnet, [Param("weight", p.scale_filler, shape), Param("bias", p.shift_filler, shape)], _flat, _with_axes)
+    params = [Param("weight", p.scale_filler, shape, True), Param("bias", p.shift_filler, shape, True)]
+    return Layer(segnet, params, _flat, _with_axes)
 
 
 _BN_KEYS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _flat(blobs: list[Tensor]) -> dict[str, Tensor]:
-    """(1, C, 1, 1) becomes (C,)."""
+    """(1, C) or (1, C, 1, 1) becomes (C,)."""
     keys = _BN_KEYS[: len(blobs)]
     tracked = {"num_batches_tracked": torch.tensor(0)} if len(blobs) == 4 else {}
     return {key: blob.flatten() for key, blob in zip(keys, blobs, strict=True)} | tracked
+
+
+def _with_one_axis(state: dict[str, Tensor]) -> list[Tensor]:
+    """(C,) becomes (1, C)."""
+    return [state[key][None] for key in _BN_KEYS]
 
 
 def _with_axes(state: dict[str, Tensor]) -> list[Tensor]:

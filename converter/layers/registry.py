@@ -63,10 +63,13 @@ class Param:
     key: str
     filler: Filler | float | None = None  # a float: that constant; None: zeros
     shape: tuple[int, ...] | None = None
+    squeezed: bool = False  # axes of length 1 in a file's shape do not count
 
 
 Load = Callable[[list[Tensor]], dict[str, Tensor]]
 Save = Callable[[dict[str, Tensor]], list[Tensor]]
+Shape = tuple[int, ...]
+Arrange = Callable[[Sequence[Shape]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,16 @@ class Layer:
     """What a layer function returns: the module, its blobs in Caffe's order, and how blobs become state-dict values.
 
     load(blobs) -> {key: tensor} where the values change on the way, and its inverse save({key: tensor}) -> blobs; None where
-    every blob is its key's value, as it is. A net that is pickled takes both along: they are functions of a module.
+    every blob is its key's value, as it is. arrange(shapes of a file's blobs) -> the place of each among params, where forks
+    differ in the order; ValueError with what to type where the file is another fork's. A net that is pickled takes all three
+    along: they are functions of a module.
     """
 
     module: nn.Module
     params: Sequence[Param] = ()
     load: Load | None = None
     save: Save | None = None
+    arrange: Arrange | None = None
 
 
 class Fields:
