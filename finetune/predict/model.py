@@ -1,0 +1,113 @@
+"""The net: its labels, what it was trained to see, and what it says of crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import zoo
+from finetune.errors import FinetuneError
+from finetune.labels import canonical
+from finetune.predict.crops import FER2013, WHOLE
+from finetune.predict.detect import is_fetched
+from zoo.cards import registry
+from zoo.cards.record import Card, Crop, LocalCard
+from zoo.files import store
+from zoo.files.store import digests
+from zoo.models.runs import is_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXPRESSIONS = frozenset({"angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise"})
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    name: str
+    sha256: str  # of the file of weights; "" where nobody knows
+    labels: tuple[str, ...]
+    crop: Crop
+    faces: bool  # whether it reads faces, or whole pictures
+    size: tuple[int, int]  # (height, width) that a crop is brought to
+    net: Any
+    device: str
+    softmax: bool  # whether the net ends in logits
+
+    @property
+    def expressions(self) -> bool:
+        """Whether the labels are facial expressions."""
+        return {canonical(label) for label in self.labels} <= EXPRESSIONS
+
+    def input(self, crop: np.ndarray) -> Tensor:
+        """What the net takes of a crop (h, w, 3) uint8 RGB of any size."""
+        return self.net.preprocess(crop)
+
+    def probabilities(self, inputs: Sequence[Tensor], batch: int) -> np.ndarray:
+        """(n, K) float32 for n inputs, `batch` at a time."""
+        import torch
+
+        parts = [np.zeros((0, len(self.labels)), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(inputs), batch):
+                outputs = _outputs(self.net, torch.stack(list(inputs[start : start + batch])).to(self.device))
+                parts.append((outputs.softmax(1) if self.softmax else outputs).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def _outputs(net: Any, inputs: Tensor) -> Tensor:
+    return net(inputs).flatten(1)
+
+
+def load_model(name: str, device: str, margin: float | None = None) -> FaceModel:
+    """A model of the zoo that is in the cache, or a run's folder; `margin` goes over the card's. Nothing is fetched.
+
+    Raises FinetuneError where the model has no labels, reads clips, or is not here; and what zoo.load raises.
+    """
+    import torch
+
+    if not is_run(name) and not is_fetched(name):
+        raise FinetuneError(f"{name} is not in the cache; bring it once with: caffe-zoo fetch {name}")
+    net: Any = zoo.load(Path(name) if is_run(name) else name, device=device)
+    card: Card | LocalCard = net.card
+    labels = tuple(net.labels)
+    if not labels:
+        known = [each.name for each in registry.CARDS if each.labels or each.labels_file]
+        raise FinetuneError(
+            f"{card.name} has no labels, so there is nothing to say of a face; models that have: {', '.join(known)}, and runs"
+        )
+    if card.preprocess is None or card.preprocess.size is None:
+        raise FinetuneError(f"{card.name}: its card states no size of its input, which a crop is brought to")
+    resize = card.preprocess.resize
+    size = resize if isinstance(resize, tuple) else card.preprocess.size
+    channels = 1 if card.preprocess.channels == "GRAY" else 3
+    example = torch.rand(1, channels, *card.preprocess.size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode():
+            outputs = _outputs(net, example.to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        problem = str(error).splitlines()[0][:200]
+        raise FinetuneError(
+            f"{card.name} doesn't read single pictures ({problem}); nets of clips are evaluated by finetune.emotiw"
+        ) from error
+    if outputs.shape != (1, len(labels)):
+        raise FinetuneError(f"{card.name} has {outputs.shape[1]} outputs and {len(labels)} labels")
+    # Nets from Caffe's deploy files end in a Softmax, and nobody's logits happen to be positive with a sum of 1.
+    softmax = bool((outputs < 0).any()) or abs(float(outputs.sum()) - 1) > 1e-3
+    crop = card.crop or (FER2013 if isinstance(card, LocalCard) else WHOLE)
+    if margin is not None:
+        crop = Crop(margin, crop.align, "--margin")
+    faces = card.crop is not None or isinstance(card, LocalCard)
+    return FaceModel(card.name, _digest(card), labels, crop, faces, size, net, device, softmax)
+
+
+def _digest(card: Card | LocalCard) -> str:
+    if isinstance(card, LocalCard):
+        path = card.path / "best.safetensors"
+        return digests(path, ())["sha256"] if path.is_file() else ""
+    receipt = store.receipt_of(store.folder(card) / card.networks[0].weights)
+    return receipt.sha256 if receipt else ""

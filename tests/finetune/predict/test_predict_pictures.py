@@ -1,0 +1,185 @@
+"""The command on folders of pictures: whole ones and broken ones, turned and transparent, with faces that are coloured squares."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coloured_run import COLOURS, LABELS, SQUARES, probabilities, write_run
+from marked_videos import picture
+from PIL import Image
+
+from finetune.predict import detect, sources
+from finetune.predict.__main__ import main
+
+RED, GREEN, BLUE = COLOURS
+COLUMNS = [
+    "source", "media", "frame", "time_s", "face", "track_id", "status", "box_x", "box_y", "box_w", "box_h", "box_score", "label", "score",
+    "prob_angry", "prob_happy", "prob_sad",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(
+        detect,
+        "detector",
+        lambda wanted, device, **options: detect.Detector("none", lambda image: [], False) if wanted == "none" else SQUARES,
+    )
+    return str(write_run(tmp_path / "run"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two faces, one, none, a broken file, and a file that is no picture by its name."""
+    place = tmp_path / "in"
+    (place / "sub").mkdir(parents=True)
+    Image.fromarray(picture((10, 20, 30, RED), (60, 12, 50, GREEN))).save(place / "two.png")
+    Image.fromarray(picture((5, 6, 40, BLUE))).save(place / "sub" / "one.png")
+    Image.fromarray(picture()).save(place / "none.png")
+    (place / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (place / "notes.txt").write_text("no picture")
+    return place
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_mixed_folder_gives_a_row_a_face_and_a_row_where_there_is_none(
+    run: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder.parent / "rows.csv"
+    assert main([run, str(folder), "-o", str(out)]) == 1  # a file could not be read
+    assert out.read_text().splitlines()[0].split(",") == COLUMNS
+    rows = rows_of(out)
+    told = [(Path(row["source"]).name, row["face"], row["status"], row["label"]) for row in rows]
+    assert told == [
+        ("broken.jpg", "", "unreadable", ""),
+        ("none.png", "", "no_face", ""),
+        ("one.png", "1", "ok", "sad"),
+        ("two.png", "1", "ok", "happy"),
+        ("two.png", "2", "ok", "angry"),
+    ]
+    assert [float(rows[3][f"box_{side}"]) for side in "xywh"] == [60, 12, 50, 50]
+    assert [float(rows[4][f"box_{side}"]) for side in "xywh"] == [10, 20, 30, 30]
+    assert [row["time_s"] + row["track_id"] for row in rows] == [""] * 5
+    assert np.allclose([float(rows[3][name]) for name in COLUMNS[-3:]], probabilities(GREEN), atol=1e-4)
+    printed, noted = capsys.readouterr()
+    assert "4 files: 2 with faces, 1 without a face, 1 unreadable; 3 faces; 1 other files left out" in printed
+    assert noted.count("not feelings") == 1
+
+
+def test_json_says_what_made_the_rows(run: str, folder: Path) -> None:
+    out = folder.parent / "rows.json"
+    main([run, str(folder), "-o", str(out), "--margin", "0.25", "--top", "1"])
+    result: dict[str, Any] = json.loads(out.read_text())
+    assert result["schema_version"] == 1 and result["labels"] == list(LABELS) and result["detector"] == "mtcnn"
+    assert result["model"] == "run" and result["margin"] == 0.25
+    assert result["model_sha256"] == hashlib.sha256((Path(run) / "best.safetensors").read_bytes()).hexdigest()
+    assert [list(row) for row in result["rows"]] == [COLUMNS] * 5
+    assert result["rows"][0]["label"] is None and result["rows"][0]["status"] == "unreadable"
+
+
+def test_crops_of_data_sets_are_not_searched(run: str, tmp_path: Path) -> None:
+    Image.fromarray(np.full((48, 48, 3), GREEN, np.uint8)).save(tmp_path / "crop.png")
+    assert main([run, str(tmp_path / "crop.png"), "--no-detect", "-o", str(tmp_path / "rows.csv")]) == 0
+    (row,) = rows_of(tmp_path / "rows.csv")
+    assert (row["status"], row["label"], row["box_x"], row["face"]) == ("whole_image", "happy", "", "")
+    assert np.allclose([float(row[name]) for name in COLUMNS[-3:]], probabilities(GREEN), atol=1e-4)
+
+
+def test_the_box_is_in_the_picture_as_people_see_it(run: str, tmp_path: Path) -> None:
+    """A phone held upright stores the picture lying down."""
+    upright = picture((10, 20, 30, RED))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "phone.png", exif=exif)
+    main([run, str(tmp_path / "phone.png"), "-o", str(tmp_path / "rows.csv")])
+    (row,) = rows_of(tmp_path / "rows.csv")
+    assert [float(row[f"box_{side}"]) for side in "xywh"] == [10, 20, 30, 30]
+
+
+def test_annotated_pictures_lie_as_their_sources_do_and_are_not_read_again(run: str, folder: Path) -> None:
+    results = folder / "results"
+    main([run, str(folder), "--annotate", str(results)])
+    assert {path.relative_to(results).as_posix() for path in results.rglob("*.*")} == {"two.png", "none.png", "sub/one.png"}
+    before, after = (np.asarray(Image.open(place / "two.png")) for place in (folder, results))
+    assert before.shape == after.shape
+    changed = np.argwhere((before != after).any(2))
+    assert len(changed) and (before[50:60, 80:90] == after[50:60, 80:90]).all()  # the middle of a face stays
+    found, others = sources.find_sources([folder], results)
+    assert len(found) == 4 and others == 1
+
+
+def test_what_was_to_be_looked_at_is_never_written_over(run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "two.png").read_bytes()
+    assert main([run, str(folder / "two.png"), "--annotate", str(folder)]) == 1
+    assert "another folder" in capsys.readouterr().err and (folder / "two.png").read_bytes() == before
+
+
+def test_names_cannot_move_the_cursor(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a\x1b[2J\n.png").write_bytes(b"no picture")
+    main([run, str(tmp_path / "a\x1b[2J\n.png"), "-o", str(tmp_path / "rows.csv")])
+    assert "\x1b" not in capsys.readouterr().out and "\x1b" not in (tmp_path / "rows.csv").read_text()
+
+
+@pytest.mark.parametrize(("path", "words"), [("gone.png", "no such file"), ("https://example.org/a.png", "asks no other machine")])
+def test_what_is_not_there_is_a_row_too(path: str, words: str, run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([run, path, str(folder / "two.png")]) == 1
+    printed = capsys.readouterr().out
+    assert words in printed and "happy" in printed
+
+
+def test_ctrl_c_keeps_what_was_seen(run: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = sources.read_picture
+
+    def interrupted(path: Path) -> np.ndarray:
+        if path.name == "two.png":
+            raise KeyboardInterrupt
+        return honest(path)
+
+    monkeypatch.setattr(sources, "read_picture", interrupted)
+    out = folder.parent / "rows.csv"
+    assert main([run, str(folder), "-o", str(out), "--batch", "1"]) == 130
+    assert [row["label"] for row in rows_of(out)] == ["", "", "sad"]
+
+
+WRONG = {
+    "no path": ([], "--camera 0"),
+    "a path and a camera": (["a.png", "--camera", "0"], "--camera 0"),
+    "a table of another kind": (["a.png", "-o", "a.xlsx"], ".csv or .json"),
+    "no frame at all": (["a.png", "--every", "0"], "from 1"),
+    "a margin that leaves nothing": (["a.png", "--margin", "-0.5"], "from -0.4"),
+}
+
+
+@pytest.mark.parametrize(("words", "answer"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_command_is_answered_with_status_two(words: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fer", *words])
+    assert ended.value.code == 2 and answer in capsys.readouterr().err
+
+
+MISSING = {
+    "not fetched": ("age_net", "caffe-zoo fetch age_net"),
+    "misspelt": ("age_nett", "age_net"),
+    "without labels": ("mobilefacenet", "fetch mobilefacenet"),
+    "no run": ("./nowhere", "no folder"),
+}
+
+
+@pytest.mark.parametrize(("model", "answer"), MISSING.values(), ids=MISSING.keys())
+def test_a_model_that_is_not_here_is_named_and_not_fetched(
+    model: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert main([model, "a.png"]) == 1
+    assert answer in capsys.readouterr().err
