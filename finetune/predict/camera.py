@@ -63,11 +63,11 @@ def open_capture(number: int) -> Any:
 
 
 def camera(
-    number: int, every: int = 1, seconds: float | None = None, capture: Callable[[int], Any] = open_capture
+    number: int, every: int = 1, seconds: float | None = None, capture: Callable[[int], Any] | None = None
 ) -> tuple[Source, Iterator[Look | End]]:
     """The camera as a source, and its frames until it ends, or for so many seconds. Raises FinetuneError where it cannot be opened."""
     source = Source(Path(f"camera{number}"), "camera", f"camera{number}")
-    return source, _looks(source, Newest(capture(number)), every, seconds)
+    return source, _looks(source, Newest((capture or open_capture)(number)), every, seconds)
 
 
 def _looks(source: Source, newest: Newest, every: int, seconds: float | None) -> Iterator[Look | End]:

@@ -16,8 +16,8 @@ from finetune.predict.crops import FER2013, WHOLE
 from finetune.predict.detect import is_fetched
 from zoo.cards import registry
 from zoo.cards.record import Card, Crop, LocalCard
+from zoo.disk import digests
 from zoo.files import store
-from zoo.files.store import digests
 from zoo.models.runs import is_run
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.predict.sources import Media
-from zoo.files.store import replacing
+from zoo.disk import replacing
 from zoo.pictures import printable
 
 SCHEMA_VERSION = 1
