@@ -61,7 +61,9 @@ def _info(options: argparse.Namespace) -> Answer:
         "loads as": card.architecture or "the converted Caffe net",
         "terms": f"{card.terms.licence} (stated by: {card.terms.source})",
         "citation": card.citation,
+        "training": card.training,
         "notes": card.notes,
+        "limits": f"\n{' ' * 17}".join(card.limits),
         "state": _state(card),
     }
     lines += [f"  {key + ':':15}{text}" for key, text in facts.items() if text]
@@ -109,7 +111,8 @@ def _export(options: argparse.Namespace) -> Answer:
 
 
 def _where(options: argparse.Namespace) -> Answer:
-    place = store.folder(registry.card_of(options.name)) if options.name else disk.home()
+    card = registry.card_of(options.name) if options.name else None
+    place = disk.home() if card is None else card.folder or store.folder(card)
     return {"path": str(place)}, str(place), 0
 
 
@@ -119,6 +122,8 @@ def _clean(options: argparse.Namespace) -> Answer:
 
 
 def _state(card: Card) -> str:
+    if card.folder is not None:
+        return "in the package"
     place = store.folder(card)
     needed = [file for file in card.files if file.needed]
     if all(store.cached(place, file) for file in needed):

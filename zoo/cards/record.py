@@ -103,6 +103,10 @@ class Card:
     labels_file: str | None = None  # the File that holds them, one a line, where there are too many to stand here
     notes: str = ""
     crop: Crop | None = None  # None: the model reads whole pictures, or nobody says what it sees of a face
+    folder: Path | None = None  # where the files of a model lie that this project trained and ships; no other model has one
+    training: str = ""  # of such a model: the data, the protocol, the command
+    scores: Mapping[str, float] = field(default_factory=dict)  # accuracy, 0..1
+    limits: tuple[str, ...] = ()  # what it is not for, and why
 
 
 @dataclass(frozen=True)

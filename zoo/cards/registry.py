@@ -1,15 +1,16 @@
-"""Finds cards by name. The cards stand in face_cards.py and imagenet_cards.py: adding a model touches one of them."""
+"""Finds cards by name. The cards stand in faces.py, imagenet.py and, for the models that come with the package, embedded.py."""
 
 from __future__ import annotations
 
 import difflib
 
+from zoo.cards import embedded
 from zoo.cards import faces as face_cards
 from zoo.cards import imagenet as imagenet_cards
 from zoo.cards.record import Card
 from zoo.errors import UnknownModel
 
-CARDS: tuple[Card, ...] = (*face_cards.CARDS, *imagenet_cards.CARDS)
+CARDS: tuple[Card, ...] = (*embedded.cards(), *face_cards.CARDS, *imagenet_cards.CARDS)
 
 
 def list_models() -> list[str]:

@@ -43,6 +43,8 @@ def fetch(name: str, *, accept_terms: bool = False, allow_unverified: bool = Fal
     or CacheError.
     """
     card = registry.card_of(name)
+    if card.folder is not None:
+        return {file.name: card.folder / file.name for file in card.files}
     store.accept_terms(card, accept_terms)
     place = store.folder(card)
     return {
@@ -99,6 +101,8 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
     nothing published can tell, TermsNotAccepted and CacheError.
     """
     card, source = registry.card_of(name), Path(path)
+    if card.folder is not None:
+        raise ProofError(f"{name} comes with the package, and nothing can be added to it; zoo.load({name!r}) loads it")
     store.accept_terms(card, accept_terms)
     try:
         source.open("rb").close()
@@ -152,7 +156,7 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
 def verify(name: str) -> list[Finding]:
     """Reads every cached file of the model again and holds it against what is published. Changes nothing."""
     card = registry.card_of(name)
-    place = store.folder(card)
+    place = store.folder(card) if card.folder is None else card.folder
     findings = []
     for file in card.files:
         path, receipt = place / file.name, store.receipt_of(place / file.name)

@@ -46,7 +46,8 @@ def load(
 
     `pretrained=False` draws the weights anew and needs no network. `num_classes` replaces the last layer by a fresh one
     of that many outputs (or adds one to a net that ends in an embedding). The weights are mapped from the cache: pages
-    come in as they are used, and writing to them changes no file.
+    come in as they are used, and writing to them changes no file. "fer_mini" comes with the package and needs neither network
+    nor cache.
 
     Raises what fetch() raises, and LoadError where weights and architecture don't fit, the model has no last layer to
     replace, or the folder is no finished run.
@@ -84,6 +85,8 @@ def labels(card: Card) -> tuple[str, ...]:
 
 def prototxt_of(card: Card, network: Network) -> Path:
     """The structure that ships with the zoo, or the one that came with the authors' weights."""
+    if card.folder is not None:
+        return card.folder / network.prototxt
     shipped = PROTOTXTS / network.prototxt
     path = shipped if shipped.is_file() else store.folder(card) / network.prototxt
     if not path.is_file():
@@ -97,6 +100,9 @@ def _with_weights(card: Card, files: Mapping[str, Path], num_classes: int | None
 
     model = _structure(card, num_classes, empty=True)
     fresh = set() if num_classes is None else keys_of(model, card.classifier)
+    if card.folder is not None:  # a small file that is always there: converted each time, so that loading writes nothing
+        fill(model, _convert(card, files), fresh, card.name)
+        return model
     path = _converted_path(card, files)
     try:
         state = load_file(path)

@@ -1,0 +1,135 @@
+"""Writes the expression model that comes with the package, from a finished run of the recipe small_vgg on all of FER2013.
+
+    python benchmarks/fer_mini.py RUN --data fer2013.csv
+
+makes fer_mini.prototxt, fer_mini.caffemodel (kernels in half precision) and fer_mini.json in zoo/embedded: the run's weights through the
+project's own exporter, loaded again through the converter, and measured in float32 on the private test as a user would run them.
+Exit status: 0, 2 where the run or the data are others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import zoo  # noqa: E402
+from architectures import SmallVGG, load_from_caffe  # noqa: E402
+from converter import Preprocess, convert  # noqa: E402
+from finetune.errors import FinetuneError  # noqa: E402
+from finetune.images.data import Expressions, copied, read  # noqa: E402
+from finetune.runs.metrics import read_json, scores  # noqa: E402
+from zoo.cards.embedded import FOLDER  # noqa: E402
+from zoo.errors import ZooError  # noqa: E402
+
+COUNTS = {"train": 28_709, "public": 3_589, "private": 3_589}
+MOST_BYTES = 5_000_000
+MEASURED = ("images", "accuracy", "standard_error", "mean_recall", "recall", "calibration_error", "negative_log_likelihood")
+
+
+def embed(run: Path, data: Expressions, folder: Path) -> dict[str, Any]:
+    """Writes the three files and returns what the .json holds."""
+    config, environment, result = (read_json(run / f"{name}.json") for name in ("config", "environment", "result"))
+    _check(config, data)
+    model: Any = zoo.load(run)
+    prototxt, weights = folder / "fer_mini.prototxt", folder / "fer_mini.caffemodel"
+    folder.mkdir(exist_ok=True)
+    zoo.save_caffe(model, prototxt, weights, half=True)
+    if weights.stat().st_size > MOST_BYTES:
+        raise FinetuneError(f"{weights} has {weights.stat().st_size:,} bytes; what comes with the package has {MOST_BYTES:,} at most")
+    facts = {
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": list(model.labels),
+        "preprocess": dataclasses.asdict(model.card.preprocess),
+        "data": {"name": config["data"]["name"], "sha256": data.sha256, "counts": data.counts()},
+        "protocol": _protocol(config["protocol"], result["selected"]),
+        "run": {
+            "command": shareable(config["command"], run.name), "commit": environment["commit"], "device": environment["device"],
+            "torch": environment["torch"], "seconds": result["seconds"], "epochs": config["config"]["training"]["epochs"],
+            "epoch": result["selected"]["epoch"], "weights": result["selected"]["weights"],
+            "private": result["scores"]["private"]["accuracy"],
+        },
+        "files": {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in (prototxt, weights)},
+    }  # fmt: skip
+    net = SmallVGG(len(model.labels))
+    load_from_caffe(net, convert(prototxt, weights).state_dict())
+    facts["scores"] = measured(net, model.preprocess, data)
+    (folder / "fer_mini.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return facts
+
+
+def _check(config: Mapping[str, Any], data: Expressions) -> None:
+    if config["data"]["sha256"] != data.sha256:
+        raise FinetuneError(f"the run was trained on other data than {data.name} (sha256 {config['data']['sha256'][:16]}…)")
+    if config["recipe"] != "small_vgg" or data.counts() != COUNTS:
+        found = ", ".join(f"{split} {count:,}" for split, count in data.counts().items())
+        raise FinetuneError(f"a run of {config['recipe']} on {found} images; what comes with the package is small_vgg on all of FER2013")
+
+
+def _protocol(name: str, selected: Mapping[str, Any]) -> str:
+    trained = "trained on train" if name == "honest" else "trained on train and public"
+    return f"protocol {name}: {trained}, epoch picked on {selected['on']}, reported on private"
+
+
+def shareable(command: str, name: str) -> str:
+    """The command without the folders of the machine that it ran on."""
+    words = shlex.split(command)
+    for option, value in (("--data", Path(words[words.index("--data") + 1]).name), ("--out", f"runs/{name}")):
+        words[words.index(option) + 1] = value
+    return shlex.join(words)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def measured(model: nn.Module, spec: Preprocess, data: Expressions) -> dict[str, Any]:
+    """Scores of one view of the private images, with and without those that have a copy in train or public."""
+    model.eval()
+    rows = data.rows("private")
+    labels, kept = data.labels[rows], ~copied(data, rows, data.rows("train", "public"))
+    logits = _logits(model, torch.stack([spec(image[None]) for image in data.images[rows]]))
+    found = {
+        "private": scores(logits, labels, data.classes),
+        "private without copies": scores(logits[kept], labels[kept], data.classes),
+    }
+    return {name: {field: each[field] for field in MEASURED} for name, each in found.items()}  # type: ignore[literal-required]
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    return torch.cat([model(batch) for batch in inputs.split(256)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("run", type=Path, help="the folder of the run")
+    p.add_argument("--data", type=Path, required=True, help="FER2013, the same file")
+    p.add_argument("--out", type=Path, default=FOLDER, help="where the files go (default: zoo/embedded)")
+    options = p.parse_args(argv)
+    try:
+        facts = embed(options.run, read(options.data), options.out)
+    except (FinetuneError, ZooError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, each in facts["scores"].items():
+        print(f"{name:<34} {each['accuracy']:.2%} of {each['images']:,}")
+    print(f"{options.out / 'fer_mini.caffemodel'}: {facts['files']['fer_mini.caffemodel']['size']:,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
