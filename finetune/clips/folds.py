@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from finetune.clips.data import Clips
 from finetune.errors import FinetuneError
+from finetune.protocol import sample
 
 
 def subject_folds(subjects: Sequence[str], labels: Tensor | Sequence[int], folds: int = 10, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -39,3 +41,12 @@ def subject_folds(subjects: Sequence[str], labels: Tensor | Sequence[int], folds
         held[fold_of[row]] += shares[row]
     fold = fold_of[who]
     return [((fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()) for number in range(folds)]
+
+
+def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows without, and with only, about a tenth: whole people where they are known, else a tenth of each class."""
+    if data.subjects is not None and len(people := [data.subjects[row] for row in rows.tolist()]) and len(set(people)) > 1:
+        train, test = subject_folds(people, data.labels[rows], min(10, len(set(people))))[0]
+        return rows[train], rows[test]
+    tenth = torch.isin(rows, sample(data, rows, max(1, len(rows) // 10)))
+    return rows[~tenth], rows[tenth]

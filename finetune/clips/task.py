@@ -16,7 +16,6 @@ from architectures.contract import convolutions
 from finetune.clips.data import Clips
 from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
-from finetune.images.task import EVALUATED
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from finetune.train.augment import augmented, draw, shrunk, size_of, view
 from finetune.train.frozen import Embed
@@ -26,6 +25,7 @@ from zoo import Preprocess
 from zoo.disk import home
 from zoo.errors import CacheError
 
+EVALUATED = 256  # frames a batch where no gradient is kept
 MOST_CACHED = 4 << 30  # bytes of features that are kept on the disk
 SMALL = 0.5  # part of the GPU's free memory that the frames may take
 

@@ -20,9 +20,12 @@ import zoo
 from architectures import FaceClipNet, FaceResNetRNN, SmallResNet, VGGFaceRNN
 from architectures.legacy import BEST7164, BEST_RESNET
 from finetune import ensemble
+from finetune.clips.folds import held_out
+from finetune.clips.nets import ENCODERS, encoder_of, frame_net, start, with_encoder
+from finetune.clips.recipe import Recipe
 from finetune.clips.sampling import windows
 from finetune.config import Augment
-from finetune.emotiw import ENCODERS, RECIPES, Recipe, frame_net, held_out, main, start, with_encoder
+from finetune.emotiw import RECIPES, main
 from finetune.fer2013 import RECIPES as IMAGE_RECIPES
 from finetune.labels import FER2013
 from finetune.protocol import plan_clips
@@ -90,10 +93,11 @@ OLDER = {
 def test_an_older_recipe_is_the_older_project_s_number_by_number(name: str) -> None:
     recipe, (encoder, rnn, lr, epochs) = RECIPES[name], OLDER[name]
     with torch.device("meta"):
-        net, card = start(replace(recipe, init="none"), clips(), None)  # type: ignore[arg-type]
+        begun = start(replace(recipe, init="none"), clips())
+    net: Any = begun.model
     assert (recipe.encoder, recipe.training.epochs, recipe.protocol) == (encoder, epochs, "best-on-reported")
     assert type(net) is (VGGFaceRNN if encoder == "vgg_face" else FaceResNetRNN)
-    assert card["arguments"]["rnn"] == rnn and net.dropout.p == 0.8
+    assert begun.arguments["rnn"] == rnn and net.dropout.p == 0.8
     optimizer = optimizer_for(net, recipe.training)
     assert isinstance(optimizer, torch.optim.SGD)
     for group in optimizer.param_groups:
@@ -128,7 +132,7 @@ def test_every_recipe_takes_another_encoder_with_that_one_s_own_input(name: str)
     recipe = with_encoder(RECIPES[name], "mobilefacenet")
     assert (recipe.input, recipe.init) == (IMAGE_RECIPES["mobilefacenet"].input, "mobilefacenet")
     with torch.device("meta"):
-        net, _ = start(replace(recipe, init="none"), clips(), None)  # type: ignore[arg-type]
+        net = start(replace(recipe, init="none"), clips()).model
     assert isinstance(net, FaceClipNet)
     assert net.widths == ((128, 128, 512) if name.startswith("resnet") else (768,))  # a recurrent net for each depth
     assert len(net.rnns) == len(net.widths)
@@ -216,7 +220,7 @@ def test_a_converted_caffe_net_of_the_zoo_sees_the_frames(
     out = tmp_path / "run"
     words = ["--encoder", "tiny", "--init", "none", "--set", "arguments.blob=conv1", *FRAMES, "--epochs", "3", *frozen]
     assert run(data, out, "--smoke", *words) == 0
-    begun, _ = start(replace(with_encoder(RECIPES["clip_mean"], "tiny"), init="none", arguments={"blob": "conv1"}), clips(), None)
+    begun = start(replace(with_encoder(RECIPES["clip_mean"], "tiny"), init="none", arguments={"blob": "conv1"}), clips()).model
     assert {name for name, each in begun.named_parameters() if not each.requires_grad} == {"cnn.fc8.weight", "cnn.fc8.bias"}
     held = read(out, "card.json")
     assert held["arguments"]["encoder"] == "caffe" and held["arguments"]["width"] == 8 and held["prototxt"] == "net.prototxt"
@@ -241,9 +245,9 @@ def test_a_run_of_clips_is_continued_on_other_clips(data: Path, encoder: Path, t
     assert run(data, first, *words, "--init", str(encoder)) == 0
     given = load_file(first / "best.safetensors")
     recipe = replace(with_encoder(RECIPES["clip_mean"], "small_resnet"), init=str(first))
-    net, card = start(recipe, clips(), None)  # type: ignore[arg-type]
-    assert all(torch.equal(value, given[key]) for key, value in net.state_dict().items())
-    assert card["arguments"]["encoder"] == "SmallResNet" and card["arguments"]["arguments"] == {"num_classes": 4, "width": 8}
+    begun = start(recipe, clips())
+    assert all(torch.equal(value, given[key]) for key, value in begun.model.state_dict().items())
+    assert begun.arguments["encoder"] == "SmallResNet" and begun.arguments["arguments"] == {"num_classes": 4, "width": 8}
     other = write_npz(tmp_path / "other.npz", replace(clips(), classes=("happy", "angry", "neutral", "sad")))
     assert run(other, tmp_path / "second", *words, "--init", str(first)) == 1
     assert "labels mean different things" in capsys.readouterr().err
@@ -379,11 +383,10 @@ def test_the_older_project_s_files_begin_the_encoders_as_they_did_there(name: st
     with torch.device("meta"):
         image_net = architectures.VGGFace(7) if vgg else architectures.FaceResNet(7)
     file = legacy_file(tmp_path / recipe.init, table, image_net)
-    cnn, _ = frame_net(replace(recipe, init=str(file)), clips())
-    assert cnn is not None
+    cnn: Any = frame_net(replace(recipe, init=str(file)), encoder_of(recipe.encoder), clips())[0]
     with torch.device("meta"):  # the shapes only: what is compared is copied from `cnn`
         rest = VGGFaceRNN() if vgg else FaceResNetRNN(conv_dropout=0)
-    net = VGGFaceRNN(7, cnn=cnn) if vgg else FaceResNetRNN(7, conv_dropout=0, cnn=cnn)  # type: ignore[arg-type]
+    net = VGGFaceRNN(7, cnn=cnn) if vgg else FaceResNetRNN(7, conv_dropout=0, cnn=cnn)
     state, there = net.state_dict(), torch.load(file, weights_only=True)
     names = {(value or ""): key for key, value in table.items()}
     taken = set()
@@ -407,7 +410,7 @@ def test_the_older_project_s_files_begin_the_encoders_as_they_did_there(name: st
         (["--encoder", "mobilefacent"], "mobilefacenet"),
         (["--encoder", "bvlc_googlenet", "--init", "none"], "say which blob is read, as in --set arguments.blob="),
         (["--encoder", "bvlc_googlenet"], "bvlc_googlenet begins with its own weights, a run of clips, or none"),
-        (["--init", "nowhere.model"], "the older project has no file for small_resnet"),
+        (["--init", "nowhere.model"], "XiaoYee/emotion_classification has no file for small_resnet"),
         (["--init", "image-run-of-others"], "none in common"),
         (["--init", "empty"], "the folder holds no finished run"),
         (["--encoder", "mobilefacenet", "--init", "image-run"], "a SmallResNet; the encoder mobilefacenet begins"),
@@ -444,7 +447,7 @@ def test_the_documentation_has_every_recipe_with_its_size() -> None:
     stated = {row[0].strip("`"): row[2] for row in rows if row[0].strip("`") in RECIPES}
     seven = replace(clips(), classes=EMOTIW)
     with torch.device("meta"):
-        nets = {name: start(replace(recipe, init="none"), seven, None)[0] for name, recipe in RECIPES.items()}  # type: ignore[arg-type]
+        nets = {name: start(replace(recipe, init="none"), seven).model for name, recipe in RECIPES.items()}
     assert stated == {name: f"{sum(p.numel() for p in net.parameters()):,}" for name, net in nets.items()}
 
 
