@@ -15,13 +15,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converter.conversion import convert
     from converter.errors import CaffezooWarning, ConversionError
+    from converter.export.to_caffe import to_caffe
     from converter.net import CaffeNet
     from converter.preprocess import Preprocess
     from converter.read.weights import read_blobs, read_mean
     from converter.write.back import save_caffemodel
 
 __version__ = "0.1.0"
-__all__ = ["CaffeNet", "CaffezooWarning", "ConversionError", "Preprocess", "convert", "read_blobs", "read_mean", "save_caffemodel"]
+__all__ = [
+    "CaffeNet",
+    "CaffezooWarning",
+    "ConversionError",
+    "Preprocess",
+    "convert",
+    "read_blobs",
+    "read_mean",
+    "save_caffemodel",
+    "to_caffe",
+]
 
 _HOMES = {
     "convert": "converter.conversion",
@@ -32,6 +43,7 @@ _HOMES = {
     "read_blobs": "converter.read.weights",
     "read_mean": "converter.read.weights",
     "save_caffemodel": "converter.write.back",
+    "to_caffe": "converter.export.to_caffe",
 }
 
 
