@@ -15,18 +15,22 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
 from finetune.errors import FinetuneError
+from zoo.pictures import FORMATS, ORIENTATION, UPRIGHT
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LIMIT = 4 << 30  # decompressed bytes of one file; fer2013.csv has 0.3 billion
 LARGEST_BLOCK = 64 << 20  # bytes read in one piece
 MOST_LINES = 4_000_000
 LONGEST_LINE = 1 << 20  # bytes: a 512×512 image in decimal
 LARGEST_SIDE = 8192  # pixels
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
 VIDEO_SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
     ".vob", ".webm", ".wmv",
@@ -116,24 +120,38 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__MACOSX")))
 
 
+def upright(pixels: Image, image: Image) -> Image:
+    """The pixels of an image file as its EXIF orientation says that they are seen."""
+    from PIL.Image import Transpose
+
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # metadata that Pillow cannot parse: viewers show such an image as it is stored
+        return pixels
+    return pixels if turn is None else pixels.transpose(Transpose[turn])
+
+
 def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
-    """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side."""
-    from PIL import Image
+    """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side.
+
+    Turned upright as its EXIF orientation says.
+    """
+    import PIL.Image
 
     wanted = (size, size) if isinstance(size, int) else size and (size[1], size[0])
     try:
-        with Image.open(path) as image:
+        with PIL.Image.open(path, formats=FORMATS) as image:
             if max(image.size) > LARGEST_SIDE:
                 raise FinetuneError(f"{path}: {image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side: refused")
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
-            decoded = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            decoded = upright(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), image)
             if wanted is not None and decoded.size != wanted:
-                decoded = decoded.resize(wanted, Image.Resampling.BICUBIC)
+                decoded = decoded.resize(wanted, PIL.Image.Resampling.BICUBIC)
             array = np.asarray(decoded)
     except FinetuneError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError, EOFError, zlib.error) as error:
         if isinstance(error, PermissionError | FileNotFoundError):
             raise
         raise FinetuneError(f"{path}: not a whole image ({error}); replace or remove the file") from error

@@ -232,3 +232,23 @@ def test_a_class_that_training_loses_is_refused(tmp_path: Path) -> None:
 def test_one_file_left_out_is_named(tmp_path: Path) -> None:
     _, told = read(beside(class_tree(tmp_path / "d"), "Happy/vid001/0.heic", "ftypheic"))
     assert any(re.search(r"1 file\(s\) that are no images left out, as Happy/vid001/0\.heic", note) for note in told)
+
+
+def test_frames_are_turned_as_their_exif_orientation_says(tmp_path: Path) -> None:
+    for name, label in CLIPS.items():
+        frames(tmp_path / "d" / label / name, 1)
+        image = Image.fromarray(np.repeat(np.array([[255], [0], [0], [0]], np.uint8), 4, 1))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "d" / label / name / "7.png", exif=exif)
+    found, _ = read(tmp_path / "d")
+    assert found.clip(0)[1].tolist() == [[0, 0, 0, 255]] * 4
+
+
+def test_one_class_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from finetune.emotiw import main
+
+    root, out = flat(tmp_path / "d"), tmp_path / "run"
+    assert main(["--recipe", "clip_mean", "--data", str(root), "--out", str(out), "--smoke", "--cpu"]) == 1
+    assert "d: one class only (clips) to train on, so nothing to tell apart" in capsys.readouterr().err
+    assert not out.exists()
