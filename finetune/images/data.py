@@ -22,6 +22,8 @@ from torch import Tensor
 
 from finetune.files import subfolders
 from finetune.images import layouts
+from finetune.images.folders import list_images
+from finetune.images.records import CSV_NAMES
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, check_classes, split_counts, split_of
 from finetune.protocol import sample, split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
@@ -84,9 +86,9 @@ def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None =
     """Reads labelled images. What `path` is follows from its content:
 
     - fer2013.csv (emotion,pixels,Usage), icml_face_data.csv, Kaggle's train.csv; also gzipped, or inside a zip, tar or tar.gz
-    - a folder per class, below train/, test/, ... or not (layouts.class_folders says how they are named and ordered);
+    - a folder per class, below train/, test/, ... or not (folders.class_folders says how they are named and ordered);
       `size` resizes these to size × size, which images of different sizes need
-    - HDF5 with Training_pixel, Training_label, PublicTest_pixel, ...; npz with images and labels (layouts.npz)
+    - HDF5 with Training_pixel, Training_label, PublicTest_pixel, ...; npz with images and labels (arrays.npz)
     - a folder that holds one of the csv files or fer2013.tar.gz
 
     Decoding is done once; later calls map the cached tensor, unless `cache` is false. A cache that cannot be written is no error.
@@ -125,7 +127,7 @@ def located(path: Path) -> Path:
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         return path
-    names = (*layouts.CSV_NAMES, "fer2013.tar.gz", "fer2013.zip")
+    names = (*CSV_NAMES, "fer2013.tar.gz", "fer2013.zip")
     inside = next((path / name for name in names if (path / name).is_file()), None)
     folders = [folder.name for folder in subfolders(path)]
     unpacked = any(split_of(name) or canonical(name) in (*FER2013, *NUMBERED) for name in folders)
@@ -135,7 +137,7 @@ def located(path: Path) -> Path:
 def source_sha256(source: Path) -> str:
     """Of a file's bytes; of a folder, over each image's path and bytes."""
     if source.is_dir():
-        return folder_sha256(source, [entry.path for entry in layouts.list_images(source)])
+        return folder_sha256(source, [entry.path for entry in list_images(source)])
     return digests(source, ())["sha256"]
 
 

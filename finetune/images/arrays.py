@@ -1,0 +1,117 @@
+"""Images as arrays in HDF5 and npz files."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.arrays import as_images, as_labels, named_splits, npy
+from finetune.errors import FinetuneError
+from finetune.files import LIMIT
+from finetune.images.records import Decoded
+from finetune.labels import FER2013, SPLIT_ORDER, split_of
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def hdf5(path: Path) -> Decoded:
+    """Training_pixel, Training_label, PublicTest_pixel, ...: each (n, 48, 48) uint8 and (n,), FER2013's labels.
+
+    Names and types as preprocess_fer2013.py of WuJie1010/Facial-Expression-Recognition.Pytorch writes them. Needs h5py.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise FinetuneError(f"{path}: an HDF5 file needs h5py: pip install 'caffezoo[hdf5]'") from error
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def dataset(file: h5py.File, name: str) -> np.ndarray:
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+            raise FinetuneError(f"{path}: {name!r} is missing or not a data set of this file; found {', '.join(list(file)[:8])}")
+        found = file[name]
+        if found.external or found.is_virtual:
+            raise FinetuneError(f"{path}: {name!r} keeps its numbers in other files: refused")
+        if found.dtype.kind not in "ui" or found.nbytes > LIMIT:
+            raise FinetuneError(f"{path}: {name!r} is {found.dtype} of shape {found.shape}; expected whole numbers, up to {LIMIT:,} bytes")
+        return np.asarray(found[()])
+
+    try:
+        with h5py.File(path, "r") as file:
+            names = [name.removesuffix("_pixel") for name in file if name.endswith("_pixel") and split_of(name.removesuffix("_pixel"))]
+            if not names:
+                raise FinetuneError(f"{path}: no data set Training_pixel; found {', '.join(list(file)[:8]) or 'nothing'}")
+            for name in names:
+                images = as_images(dataset(file, f"{name}_pixel"), f"{path}, {name}_pixel")
+                labels = as_labels(dataset(file, f"{name}_label"), f"{path}, {name}_label", len(images))
+                parts[str(split_of(name))] = (images, labels)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({error}); fetch it again") from error
+    return joined(parts, path, None)
+
+
+def joined(parts: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, classes: tuple[str, ...] | None) -> Decoded:
+    order = sorted(parts, key=SPLIT_ORDER.index)
+    shapes = {parts[name][0].shape[1:] for name in order}
+    if len(shapes) > 1:
+        raise FinetuneError(f"{path}: the splits hold images of different shapes: {sorted(shapes)}; make them equal")
+    labels = np.concatenate([parts[name][1] for name in order])
+    return Decoded(
+        np.concatenate([parts[name][0] for name in order]),
+        labels,
+        np.repeat(order, [len(parts[name][1]) for name in order]),
+        names_for(labels, classes, path),
+    )
+
+
+def names_for(labels: np.ndarray, classes: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
+    """`classes`, or FER2013's where the labels are 0..6, or else the numbers themselves."""
+    highest = int(labels.max())
+    if classes is None:
+        if highest >= len(np.unique(labels)) + 1000:
+            raise FinetuneError(f"{path}: label {highest} of {len(np.unique(labels))} classes; labels count from 0 without gaps")
+        return FER2013 if highest < len(FER2013) else tuple(map(str, range(highest + 1)))
+    if highest >= len(classes):
+        row = int(labels.argmax())
+        raise FinetuneError(f"{path}, row {row + 1}: label {highest}, but there are {len(classes)} classes: {', '.join(classes)}")
+    return classes
+
+
+NPZ_NAMES = {
+    "images": ("images", "image", "pixels", "x"), "labels": ("labels", "label", "emotion", "y"), "split": ("split", "usage"),
+    "classes": ("classes", "class_names"), "votes": ("votes",),
+}  # fmt: skip
+
+
+def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
+    """images (see as_images), labels (N,), perhaps split (N,) of 0 train, 1 public, 2 private or of names, classes (K,) of
+    names, votes (N, 10) of FER+; or x_train, y_train, x_test, y_test. Without classes, labels 0..6 are FER2013's.
+    """
+    arrays = {member.filename.removesuffix(".npy").lower(): member for member in archive.infolist()}
+    pairs = {known: name[2:] for name in arrays if name.startswith("x_") and (known := split_of(name[2:]))}
+    if pairs:
+        parts = {}
+        for part, end in pairs.items():
+            if f"y_{end}" not in arrays:
+                raise FinetuneError(f"{path}: x_{end} without y_{end}: has no labels")
+            images = as_images(npy(archive, arrays[f"x_{end}"], path), f"{path}, x_{end}")
+            parts[part] = (images, as_labels(npy(archive, arrays[f"y_{end}"], path), f"{path}, y_{end}", len(images)))
+        return joined(parts, path, None)
+    found = {role: next((name for name in names if name in arrays), None) for role, names in NPZ_NAMES.items()}
+    held = {role: npy(archive, arrays[name], path) for role, name in found.items() if name}
+    if "images" not in held:
+        raise FinetuneError(f"{path}: no array 'images'; found {', '.join(list(arrays)[:8])}")
+    if "labels" not in held:
+        raise FinetuneError(f"{path}: has no labels: no array 'labels' or 'label'; found {', '.join(list(arrays)[:8])}")
+    images = as_images(held["images"], f"{path}, {found['images']}")
+    labels = as_labels(held["labels"], f"{path}, {found['labels']}", len(images))
+    classes = tuple(str(name) for name in held["classes"].ravel()) if "classes" in held else None
+    split = named_splits(held["split"], path, len(images)) if "split" in held else np.full(len(images), "train")
+    votes = held.get("votes")
+    if votes is not None and (votes.shape != (len(images), 10) or votes.dtype.kind not in "uif"):
+        raise FinetuneError(f"{path}, votes: {votes.dtype} of shape {votes.shape}; expected ({len(images)}, 10) counts in FER+'s order")
+    return Decoded(images, labels, split, names_for(labels, classes, path), None if votes is None else votes.astype(np.float32))

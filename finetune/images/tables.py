@@ -1,0 +1,124 @@
+"""fer2013.csv and its kin: a row for each image, its pixels as decimal numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import IO
+
+import numpy as np
+
+from finetune.errors import FinetuneError
+from finetune.files import numbered_lines
+from finetune.images.records import Decoded
+from finetune.labels import FER2013, canonical, split_of
+
+BLANKS = b' "\t\r\n\0'
+
+
+def csv_file(stream: IO[bytes], what: str) -> Decoded:
+    """fer2013.csv and its kin: columns emotion, pixels and perhaps Usage, in any order, spaces and quotes allowed in names.
+
+    emotion is 0..6 in FER2013's order, or a name; pixels are H·W numbers 0..255 of a square grey image. Without Usage every
+    row is "train". Lines after the last row that are no rows at all (neither an emotion nor pixels: in the wild, text behind
+    the 35,887th row) are left out with a note; anywhere else, or half a row, they are an error.
+    """
+    lines = numbered_lines(stream, what)
+    header = [field.strip(BLANKS).lower().decode("latin-1") for field in next(lines)[1].removeprefix(b"\xef\xbb\xbf").split(b",")]
+    if "pixels" not in header:
+        raise FinetuneError(f"{what}, line 1: no column 'pixels' in the header {header[:6]}; expected emotion,pixels,Usage")
+    if "emotion" not in header:
+        raise FinetuneError(
+            f"{what}: has no labels: no column 'emotion' in the header {header[:6]}. Kaggle's test.csv is for prediction only;"
+            " train on train.csv, icml_face_data.csv or fer2013.csv"
+        )
+    emotion_at, pixels_at = header.index("emotion"), header.index("pixels")
+    usage_at = header.index("usage") if "usage" in header else None
+    pixels = bytearray()
+    labels: list[int] = []
+    split: list[str] = []
+    count = 0
+    stray: list[int] = []
+    number_of = {str(label).encode(): label for label in range(len(FER2013))}
+    split_names: dict[bytes, str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # numpy's way to say that a text is not all numbers
+        for number, line in lines:
+            fields = [field.strip(BLANKS) for field in line.split(b",")]
+            if not any(fields):
+                continue
+            place = f"{what}, line {number} (row {len(labels) + 1})"
+            if is_stray(fields, emotion_at, pixels_at):
+                stray.append(number)
+                continue
+            if stray:
+                raise FinetuneError(f"{what}, line {stray[0]}: not a row, but rows follow; expected {','.join(header)}. Remove the line")
+            if len(fields) != len(header):
+                raise FinetuneError(f"{place}: {len(fields)} fields where the header has {len(header)}: the file may be cut short")
+            label = number_of.get(fields[emotion_at])
+            labels.append(emotion_of(fields[emotion_at], place) if label is None else label)
+            if usage_at is not None:
+                usage = fields[usage_at]
+                if usage not in split_names:
+                    split_names[usage] = usage_of(usage, place)
+                split.append(split_names[usage])
+            try:
+                values = np.fromstring(fields[pixels_at], np.int64, sep=" ")
+            except (DeprecationWarning, ValueError):
+                raise bad_pixel(fields[pixels_at], place) from None
+            if values.size != count:
+                if count or math.isqrt(values.size) ** 2 != values.size or not values.size:
+                    expected = f"the rows before have {count:,}" if count else "a square image is expected (FER2013: 2,304, 48×48)"
+                    raise FinetuneError(f"{place}, pixels: {values.size:,} numbers where {expected}; remove the row")
+                count = values.size
+            if (values.view(np.uint64) > 255).any():
+                raise bad_pixel(fields[pixels_at], place)
+            pixels += values.astype(np.uint8).tobytes()
+    if not labels:
+        raise FinetuneError(f"{what}: a header and no rows; fetch the file again")
+    side = math.isqrt(count)
+    notes = (f"{len(stray)} line(s) after the last row left out, from line {stray[0]} on: they are no rows",) if stray else ()
+    return Decoded(
+        np.frombuffer(pixels, np.uint8).reshape(-1, side, side),
+        np.array(labels, np.int64),
+        np.array(split if usage_at is not None else ["train"] * len(labels)),
+        FER2013,
+        notes=notes,
+    )
+
+
+def is_stray(fields: list[bytes], emotion_at: int, pixels_at: int) -> bool:
+    """True for a line that has neither an emotion nor pixels where the header puts them."""
+    emotion = fields[emotion_at] if emotion_at < len(fields) else b""
+    pixels = fields[pixels_at][:4] if pixels_at < len(fields) else b""
+    return not (emotion.lstrip(b"-").isdigit() or pixels[:1].isdigit() or canonical(emotion.decode("latin-1")) in FER2013)
+
+
+def emotion_of(field: bytes, place: str) -> int:
+    text = field.decode("utf-8", "replace")
+    if not text:
+        raise FinetuneError(f"{place}, emotion: empty, the row has no label; remove the row, or use a file that is labelled")
+    name = canonical(text)
+    if name.isdecimal() and name.isascii() and int(name[:9]) < len(FER2013):
+        return int(name)
+    if name in FER2013:
+        return FER2013.index(name)
+    known = ", ".join(f"{number} {name}" for number, name in enumerate(FER2013))
+    raise FinetuneError(f"{place}, emotion: unknown value {text[:40]!r}; known are {known}")
+
+
+def usage_of(field: bytes, place: str) -> str:
+    split = split_of(text := field.decode("utf-8", "replace"))
+    if split is None:
+        raise FinetuneError(f"{place}, Usage: unknown value {text[:40]!r}; known are Training, PublicTest, PrivateTest")
+    return split
+
+
+def bad_pixel(field: bytes, place: str) -> FinetuneError:
+    for position, token in enumerate(field.split()):
+        if not token.isdigit() or int(token[:9]) > 255:
+            value = token[:40].decode("utf-8", "replace")
+            kind = "is outside 0..255" if re.fullmatch(rb"-?\d+", token) else "is not a whole number"
+            return FinetuneError(f"{place}, pixels: value {value!r} at position {position + 1} {kind}; remove the row")
+    return FinetuneError(f"{place}, pixels: empty; fetch the file again or remove the row")
