@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -25,7 +25,7 @@ from finetune.protocol import REPORTED
 
 __all__ = [
     "Predictions", "Scores", "SplitPredictions", "calibration_bins", "labelled", "mean_and_deviation", "mean_log_probability",
-    "read_json", "read_predictions", "reported_split", "score_table", "scores",
+    "read_json", "read_predictions", "reported_split", "score_table", "scores", "unit_of",
 ]  # fmt: skip
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, On Calibration of Modern Neural Networks, section 2
@@ -164,6 +164,11 @@ class Predictions:
     classes: tuple[str, ...]
     data_sha256: str
     splits: dict[str, SplitPredictions]
+
+
+def unit_of(config: Mapping[str, Any]) -> str:
+    """What a run's data consist of, by its config.json: "clips" for a recipe that samples frames, else "images"."""
+    return "clips" if "sampling" in (config.get("config") or {}) else "images"
 
 
 def read_json(path: Path) -> dict[str, Any]:

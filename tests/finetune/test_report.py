@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from finetune.errors import FinetuneError
-from finetune.runs import report
+from finetune.runs import drawings
 from finetune.runs.report import write_report
 
 VOID = {"meta", "img", "br"}
@@ -35,6 +35,7 @@ class Page(HTMLParser):
         self.source = path.read_text("utf-8")
         self.feed(self.source)
         self.close()
+        self.text = re.sub(r"[ \n]+", " ", self.text)  # as a browser shows it
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -151,7 +152,7 @@ def test_what_is_drawn_has_words_and_tables_have_headers(tmp_path: Path) -> None
     page = Page(write_report(drawn_run.draw_run(tmp_path / "run"), PICTURES))
     assert all(each.get("role") == "img" and each.get("aria-label") for each in page.named("svg"))
     assert all(each.get("alt") for each in page.named("img")) and all(each.get("scope") in ("col", "row") for each in page.named("th"))
-    assert page.tags[0] == ("html", {"lang": "en"}) and report.FOREGROUND not in page.source
+    assert page.tags[0] == ("html", {"lang": "en"}) and drawings.FOREGROUND not in page.source
 
 
 @pytest.mark.parametrize("channels", [None, 3])
@@ -216,6 +217,15 @@ def test_data_whose_one_split_selects_and_is_reported_say_so_too(tmp_path: Path)
     assert "Confusion, val" in page.headings() and "older project" not in page.text
 
 
+def test_a_run_on_clips_counts_clips(tmp_path: Path) -> None:
+    run = drawn_run.draw_run(tmp_path / "run")
+    edited(run, "config.json", config__sampling={"frames": 16})
+    page = Page(write_report(run, PICTURES))
+    assert "new clips will" not in page.text and "on that many clips" in page.text and "clips in private" in page.text
+    assert "images" not in page.text.replace("images_per_s", "")  # a field of metrics.jsonl
+    assert "images" not in page.drawing("Accuracy by confidence")
+
+
 def test_a_run_that_has_not_finished_shows_its_curves(tmp_path: Path) -> None:
     run = drawn_run.draw_run(tmp_path / "run", finished=False, epochs=5)
     page = Page(write_report(run))
@@ -273,7 +283,7 @@ def test_names_from_strangers_are_shown_as_they_are_and_do_nothing(tmp_path: Pat
 
 def test_dollars_in_a_drawing_are_dollars(tmp_path: Path) -> None:
     epochs = drawn_run.metrics_lines(2)
-    drawn = report.curve(epochs, r"$\frac{$", {r"$x^{$": "loss", "$y$": "accuracy"}, None)
+    drawn = drawings.curve(epochs, r"$\frac{$", {r"$x^{$": "loss", "$y$": "accuracy"}, None)
     assert "$y$ from" in drawn
 
 
