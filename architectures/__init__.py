@@ -1,8 +1,8 @@
 """Readable, hand-written face nets, each with the name table of the Caffe net that it equals.
 
 vgg_face, center_loss_face, sphereface, mobilefacenet: a face to a descriptor; squeezenet: ImageNet; mtcnn: where the faces
-are; face_resnet, mobile_face_expression, small_resnet, small_vgg, video: expressions in images and clips; legacy: the older project's
-files. Importing this package does not import torch: each name does so when it is first used.
+are; face_resnet, mobile_face_expression, small_resnet, small_vgg, video: expressions in images and clips; legacy: the weight
+files of XiaoYee/emotion_classification. Importing this package does not import torch: each name does so when it is first used.
 """
 
 from __future__ import annotations

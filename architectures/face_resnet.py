@@ -78,9 +78,9 @@ class FaceResNetTrunk(nn.Module):
 class FaceResNet(FaceResNetTrunk):
     """(N, 3, 112, 96) -> logits (N, num_classes).
 
-    Input: as the weights were trained; the older project's recipes normalise RGB in [0, 1]. BatchNorm follows the five
+    Input: as the weights were trained; XiaoYee/emotion_classification's recipes normalise RGB in [0, 1]. BatchNorm follows the five
     convolutions outside of the blocks. `conv_dropout` is the rate of the dropout on feature maps, after conv1_a and after
-    layer2: 0.4 in the older project's "conv dropout" net, 0 turns it off. With `cnn` the convolutions and fc5 begin with its
+    layer2: 0.4 in its "conv dropout" net, 0 turns it off. With `cnn` the convolutions and fc5 begin with its
     weights; its PReLUs have no counterpart here, and the BatchNorms are new. zoo/prototxt/face_resnet.prototxt is the net in Caffe's
     layers.
     """

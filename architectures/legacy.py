@@ -1,4 +1,4 @@
-"""Weights of the older project, XiaoYee/emotion_classification (PyTorch 0.3), into today's nets.
+"""Weights of XiaoYee/emotion_classification (PyTorch 0.3), into today's nets.
 
 It offered three files for download, each a state dict:
 VGG_Face_torch.pth   VGG-Face, converted by way of Torch7; its nn.Sequential has numbers for names
@@ -64,7 +64,7 @@ BEST_RESNET: dict[str, str | None] = {
 
 
 class LegacyFileError(ValueError):
-    """A file that isn't the state dict that the older project published."""
+    """A file that isn't the state dict that XiaoYee/emotion_classification published."""
 
 
 def load_vgg_face_torch(path: str | Path) -> VGGFace:
@@ -108,7 +108,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except UnpicklingError as e:
         raise LegacyFileError(
             f"{path} holds more than tensors, or is no file of torch.save's. PyTorch 0.3 could save a whole module, and "
-            "to load one runs code that the file chooses, so it isn't done here. Where you trust the file, and the older "
+            "to load one runs code that the file chooses, so it isn't done here. Where you trust the file, and that "
             "project's classes can be imported, turn it into a state dict there: "
             "torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
         ) from e

@@ -27,7 +27,7 @@ from zoo.disk import replacing  # noqa: E402
 
 FOLDS = 10
 SHARED = f"--folds {FOLDS} --frozen --cpu"
-# A head that is drawn learns next to nothing at 1e-5 in a few epochs, so the older recipes get a rate for it; lr1e-4 stays ten times that.
+# A head that is drawn learns next to nothing at 1e-5 in a few epochs, so those after XiaoYee/emotion_classification get a rate for it; lr1e-4 stays ten times that.
 OLDER = "--encoder mobilefacenet --epochs 15 --set training.batch_size=8 --set training.lr={}"
 BEGIN, END = "<!-- ck48:begin -->", "<!-- ck48:end -->"
 
@@ -49,11 +49,11 @@ ROWS = (
     Row("clip_mean", "mean of the frames' features, one Linear", seeds=(0, 1, 2)),
     Row("clip_gru", "GRU"),
     Row("clip_attention", "learnt weights of the frames, one Linear"),
-    Row("vgg_gru", "the older VGG + GRU's layers on these features", OLDER.format(0.003)),
+    Row("vgg_gru", "the layers of XiaoYee/emotion_classification's VGG + GRU on these features", OLDER.format(0.003)),
     Row("vgg_lstm_cell", "... with an LSTM cell", OLDER.format(0.003)),
     Row("vgg_lstm", "... with an LSTM", OLDER.format(0.003)),
     Row("vgg_lstm_lr1e-4", "... at ten times the rate", OLDER.format(0.03)),
-    Row("resnet_gru_conv_dropout", "the older ResNet + GRU's layers on three depths", OLDER.format(0.003)),
+    Row("resnet_gru_conv_dropout", "the layers of its ResNet + GRU on three depths", OLDER.format(0.003)),
     Row("resnet_gru", "... (the dropout that it lacks lies in the frozen part: the same net)", OLDER.format(0.003)),
     Row("resnet_gru_lr1e-4", "... at ten times the rate", OLDER.format(0.03)),
 )
@@ -112,8 +112,8 @@ def lines(out: Path) -> list[str]:
     text += ["```console", f"$ python -m finetune.emotiw --recipe NAME --data ck48_sequences.npz --out runs/ck48/NAME {SHARED}"]
     text += [f"$ python -m finetune.emotiw ... {OLDER.format('0.003')}   # vgg_*, resnet_*; *_lr1e-4: 0.03", "```", ""]
     text += [
-        "The older recipes' rows are their layers and their augmentation on another encoder, with a rate for layers that are drawn;",
-        "they say that each recipe trains from end to end, nothing of AFEW.",
+        "The rows after XiaoYee/emotion_classification are its layers and its augmentation on another encoder, with a rate for layers that are",
+        "drawn; they say that each recipe trains from end to end, nothing of AFEW.",
     ]
     return [BEGIN, *text, END]
 

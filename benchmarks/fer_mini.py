@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import zoo  # noqa: E402
 from architectures import SmallVGG, load_from_caffe  # noqa: E402
+from benchmarks.fer2013_tables import shareable  # noqa: E402
 from converter import Preprocess, convert  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.images.data import Expressions, copied, read  # noqa: E402
@@ -82,14 +82,6 @@ def _check(config: Mapping[str, Any], data: Expressions) -> None:
 def _protocol(name: str, selected: Mapping[str, Any]) -> str:
     trained = "trained on train" if name == "honest" else "trained on train and public"
     return f"protocol {name}: {trained}, epoch picked on {selected['on']}, reported on private"
-
-
-def shareable(command: str, name: str) -> str:
-    """The command without the folders of the machine that it ran on."""
-    words = shlex.split(command)
-    for option, value in (("--data", Path(words[words.index("--data") + 1]).name), ("--out", f"runs/{name}")):
-        words[words.index(option) + 1] = value
-    return shlex.join(words)
 
 
 def _sha256(path: Path) -> str:

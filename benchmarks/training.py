@@ -170,7 +170,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Pictures:
-    """48×48 pictures as the older project's data loader had them, but for the file on disk: PIL, one at a time."""
+    """48×48 pictures as XiaoYee/emotion_classification's data loader has them, but for the file on disk: PIL, one at a time."""
 
     def __init__(self, count: int) -> None:
         import numpy as np
@@ -194,7 +194,7 @@ class Pictures:
 
 
 def older(scale: Scale, options: argparse.Namespace, gpu: bool, device: torch.device, synchronize: Callable[[], None]) -> dict[str, Any]:
-    """The older project's loop on the same net: PIL transforms in worker processes, float32, plain SGD.
+    """The loop of XiaoYee/emotion_classification on the same net: PIL transforms in worker processes, float32, plain SGD.
 
     float32 is what PyTorch takes for it by default: TF32 in convolutions, not in matrix products.
     """
@@ -246,7 +246,7 @@ def as_markdown(found: list[dict[str, Any]]) -> str:
             ratio = row["images_per_s"]["step"] / old["images_per_s"]
             lines += [
                 "",
-                f"The older project's loop on {row['net']} (float32, batch {old['batch']}, PIL in {old['workers']} workers):"
+                f"The loop of XiaoYee/emotion_classification on {row['net']} (float32, batch {old['batch']}, PIL in {old['workers']} workers):"
                 f" {number(old['images_per_s'])} images/s; the whole step above is {ratio:.2f} × as fast.",
             ]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import drawn_run
@@ -20,20 +18,13 @@ import pytest
 import torch
 from drawn_faces import expressions, write_npz
 
+from benchmarks import fer2013_plan as plan
+from benchmarks import fer2013_runs
+from benchmarks import fer2013_tables as tables
 from finetune.config import as_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "fer2013_runs.py"
 PRIVATE, COPIES = 3589, 314
-
-
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fer2013_runs", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fer2013_runs"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAFFEZOO_OFFLINE", "1")
 
 
-def draw(script: ModuleType, out: Path, name: str, seed: int = 0, started: str = "2025-01-31T10:00:00+0000") -> dict[str, Any]:
+def draw(out: Path, name: str, seed: int = 0, started: str = "2025-01-31T10:00:00+0000") -> dict[str, Any]:
     """A finished run of the line `name` on all of FER2013, with drawn logits; returns its result.json."""
     images = {"public": PRIVATE, "private": PRIVATE}
     folder = drawn_run.draw_run(out / name, seed=seed, finished=False)
@@ -51,10 +42,10 @@ def draw(script: ModuleType, out: Path, name: str, seed: int = 0, started: str =
     drawn_run.write_predictions(folder, tensors)
     result = drawn_run.result(tensors, drawn_run.CLASSES, "public", "honest", 36, "ema") | {"report": "private"}
     (folder / "result.json").write_text(json.dumps(result))
-    [run] = [run for run in script.RUNS if run.name == name]
+    [run] = [run for run in plan.RUNS if run.name == name]
     config = json.loads((folder / "config.json").read_bytes()) | {
         "command": f"python -m finetune.fer2013 {run.words} --data /some/where/fer2013.csv --out /some/where/{name} --resume",
-        "config": as_json(script.recipe_of(shlex.split(run.words))),
+        "config": as_json(plan.recipe_of(shlex.split(run.words))),
         "started": started,
     }
     config["data"]["counts"] = {"train": 28709, **images}
@@ -72,51 +63,53 @@ def figure(scores: dict[str, Any]) -> str:
     return f"{100 * scores['accuracy']:.2f} ± {100 * scores['standard_error']:.2f}"
 
 
-def test_every_line_is_a_recipe_and_no_ensemble_has_members_that_were_picked_on_private(script: ModuleType) -> None:
-    runs = {run.name: run for run in script.RUNS}
-    assert len(runs) == len(script.RUNS) == len({run.about for run in script.RUNS})
-    recipes = {name: script.recipe_of(shlex.split(run.words)) for name, run in runs.items()}
+def test_every_line_is_a_recipe_and_no_ensemble_has_members_that_were_picked_on_private() -> None:
+    runs = {run.name: run for run in plan.RUNS}
+    assert len(runs) == len(plan.RUNS) == len({run.about for run in plan.RUNS})
+    recipes = {name: plan.recipe_of(shlex.split(run.words)) for name, run in runs.items()}
     configs = [json.dumps(as_json(recipe)) for recipe in recipes.values()]
     assert len(set(configs)) == len(configs)
-    for name, members in script.ENSEMBLES.items():
+    for name, members in plan.ENSEMBLES.items():
         assert 2 <= len(set(members)) == len(members) <= 8
         assert {recipes[member].protocol for member in members} == {"honest"}, name
-    for members in script.SEEDS.values():
-        assert [recipes[member].training.seed for member in members] == [0, 1, 2]
+    for members in plan.SEEDS.values():
+        assert [recipes[member].training.seed for member in members] == list(range(len(members)))
     assert all(("--cpu" in run.words) == run.cpu for run in runs.values())
 
 
 @pytest.mark.slow
-def test_a_smoke_run_is_made_once_and_fills_no_cell(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smoke_run_is_made_once_and_fills_no_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_npz(tmp_path / "drawn.npz", expressions(60, 20)), tmp_path / "runs"
     asked = ["--data", str(data), "--out", str(out), "--smoke", "--only", "scratch-0"]
-    assert script.main(asked) == 0
+    assert fer2013_runs.main(asked) == 0
     assert "scratch-0 " in (printed := capsys.readouterr().out) and "private, ten-crop" in printed and "finished before" not in printed
     before = (out / "smoke/scratch-0/result.json").stat().st_mtime_ns
-    assert script.main(asked) == 0
+    assert fer2013_runs.main(asked) == 0
     assert "finished before" in capsys.readouterr().out
     assert (out / "smoke/scratch-0/result.json").stat().st_mtime_ns == before
     (out / "smoke/scratch-0").rename(out / "scratch-0")
     results, record = tmp_path / "RESULTS.md", tmp_path / "record.json"
-    assert script.main(["--out", str(out), "--write", str(results), "--record", str(record)]) == 0
+    assert fer2013_runs.main(["--out", str(out), "--write", str(results), "--results", str(record)]) == 0
     assert "fills no cell: scratch-0: not all of FER2013: train 60" in capsys.readouterr().out
     text = results.read_text()
-    assert json.loads(record.read_bytes())["runs"] == {} and f"(0 of {len(script.RUNS)} lines have been run)" in text
-    for run in script.RUNS:
-        assert cells(text, "## FER2013", run.about)[1:6] == ["not run"] * 5
-        assert set(cells(text, "### Recall", run.about)) | set(cells(text, "### What it took", run.about)) == {"not run"}
-    for name in script.ENSEMBLES:
-        assert cells(text, "### Ensembles", name)[1:] == ["not run"] * 5
+    assert json.loads(record.read_bytes())["runs"] == {} and "not run |" not in text
+    [planned] = [line for line in text.splitlines() if line.startswith("Planned and not run yet")]
+    [waiting] = [line for line in text.splitlines() if line.startswith("Ensembles that wait for members: ")]
+    for run in plan.RUNS:
+        assert f" {run.name}" in planned and f"| {run.about} |" not in text
+    assert all(name in waiting for name in plan.ENSEMBLES)
+    for heading in ("Several seeds", "Ensembles", "Recall", "Curves"):
+        assert f"### {heading}" not in text
     with pytest.raises(SystemExit):
-        script.main([*asked, "--write", str(results)])
+        fer2013_runs.main([*asked, "--write", str(results)])
 
 
 @pytest.mark.slow
 def test_a_run_whose_weights_are_missing_is_named_with_the_reason_and_the_others_go_on(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_npz(tmp_path / "drawn.npz", expressions(60, 20))
-    assert script.main(["--data", str(data), "--out", str(tmp_path / "runs"), "--only", "mobilefacenet-0", "vgg-face"]) == 1
+    assert fer2013_runs.main(["--data", str(data), "--out", str(tmp_path / "runs"), "--only", "mobilefacenet-0", "vgg-face"]) == 1
     first, second, *_, total = capsys.readouterr().out.splitlines()
     for line, name, model in ((first, "mobilefacenet-0", "mobilefacenet.caffemodel"), (second, "vgg-face", "vgg_face")):
         assert line.startswith(f"{name} ") and "not run: " in line and model in line and "(status 2, " in line
@@ -148,10 +141,10 @@ def test_a_signal_reaches_the_run_under_way_and_no_other_is_begun(tmp_path: Path
     assert not (tmp_path / "runs/scratch-1.begun").exists()
 
 
-def test_the_cells_are_the_runs_own_figures(script: ModuleType, tmp_path: Path) -> None:
+def test_the_cells_are_the_runs_own_figures(tmp_path: Path) -> None:
     out, results, record = tmp_path / "runs", tmp_path / "RESULTS.md", tmp_path / "record.json"
-    found = [draw(script, out, f"scratch-{seed}", seed) for seed in (0, 1, 2)]
-    assert script.main(["--out", str(out), "--write", str(results), "--record", str(record)]) == 0
+    found = [draw(out, f"scratch-{seed}", seed) for seed in (0, 1, 2)]
+    assert fer2013_runs.main(["--out", str(out), "--write", str(results), "--results", str(record)]) == 0
     text = results.read_text()
     labels = ("public", "private", "private, ten-crop", "private without copies", "private without copies, ten-crop")
     for seed, result in enumerate(found):
@@ -161,42 +154,65 @@ def test_the_cells_are_the_runs_own_figures(script: ModuleType, tmp_path: Path) 
         assert cells(text, "## FER2013", about)[:6] == ["honest", *wanted]
         recall = result["scores"]["private"]["recall"]
         assert cells(text, "### Recall", about)[:7] == [f"{100 * recall[name]:.1f}" for name in drawn_run.CLASSES]
+        assert cells(text, "### Recall", about)[8] == f"{result['scores']['private']['calibration_error']:.3f}"
+        lines = drawn_run.metrics_lines()
+        for line in (lines[0], lines[-1]):
+            told = f"{line['epoch']}: {100 * line['accuracy']:.1f} / {100 * line['ema_select_accuracy']:.1f}"
+            assert told in cells(text, "### Curves", about)[0]
         assert cells(text, "### What it took", about) == ["NVIDIA H100", "2 min 31 s", "9,003", "5.0 GiB", "2.6.0", "unknown"]
     values = [100 * result["scores"]["private, ten-crop"]["accuracy"] for result in found]
     spread = cells(text, "### Several seeds", "ResNet-18 from nothing")
-    assert spread[0] == "3 of 3" and spread[3] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert spread[0] == "3" and spread[3] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
     drawn = [drawn_run.predictions(seed, {"public": PRIVATE, "private": PRIVATE}) for seed in (0, 1, 2)]
     mean = np.mean([each["private/logits"].double().softmax(1).numpy() for each in drawn], 0)
     share = 100 * (mean.argmax(1) == drawn[0]["private/labels"].numpy()).mean()
     assert cells(text, "### Ensembles", "3 × ResNet-18")[2].startswith(f"{share:.2f} ± ")
-    assert cells(text, "### Ensembles", "3 × MobileFaceNet")[2] == "not run"
+    with pytest.raises(StopIteration):
+        cells(text, "### Ensembles", "3 × MobileFaceNet")
     assert "/some/where" not in text + record.read_text()
     assert "`python -m finetune.fer2013 --recipe scratch --seed 1 --data fer2013.csv --out runs/scratch-1`" in text
 
 
-def test_rows_of_other_machines_stay_and_an_ensemble_falls_with_a_member_that_was_run_anew(script: ModuleType, tmp_path: Path) -> None:
+def test_a_run_that_was_made_by_hand_is_taken_in_by_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, results, record = tmp_path / "by hand", tmp_path / "RESULTS.md", tmp_path / "record.json"
+    result = draw(tmp_path, "small-vgg-1")
+    (tmp_path / "small-vgg-1").rename(folder)
+    environment = json.loads((folder / "environment.json").read_bytes()) | {"commit": "cb5cb055e3a1", "device": "cpu (2 threads)"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    asked = ["--record", str(folder), "--write", str(results), "--results", str(record)]
+    assert fer2013_runs.main(asked) == 0
+    text = results.read_text()
+    assert cells(text, "## FER2013", "small VGG, seed 1, CPU")[2] == figure(result["scores"]["private"])
+    assert cells(text, "### What it took", "small VGG, seed 1, CPU")[0::5] == ["cpu (2 threads)", "cb5cb055e3a1"]
+    assert "--seed 1 --data fer2013.csv --out runs/small-vgg-1`" in text and "/some/where" not in text
+    config = json.loads((folder / "config.json").read_bytes())
+    config["config"]["training"]["lr"] = 0.5
+    (folder / "config.json").write_text(json.dumps(config))
+    assert fer2013_runs.main(asked) == 2
+    assert "no line of the tables has its settings; the nearest, small-vgg-1: other settings" in capsys.readouterr().err
+
+
+def test_rows_of_other_machines_stay_and_an_ensemble_falls_with_a_member_that_was_run_anew(tmp_path: Path) -> None:
     results, record = tmp_path / "RESULTS.md", tmp_path / "record.json"
 
     def write(out: Path) -> str:
-        assert script.main(["--out", str(out), "--write", str(results), "--record", str(record)]) == 0
+        assert fer2013_runs.main(["--out", str(out), "--write", str(results), "--results", str(record)]) == 0
         return results.read_text()
 
-    first = [draw(script, tmp_path / "first", f"scratch-{seed}", seed) for seed in (0, 1, 2)]
-    assert cells(write(tmp_path / "first"), "### Ensembles", "3 × ResNet-18")[2] != "not run"
-    again = draw(script, tmp_path / "second", "scratch-1", seed=7, started="2025-02-01T10:00:00+0000")
+    first = [draw(tmp_path / "first", f"scratch-{seed}", seed) for seed in (0, 1, 2)]
+    assert cells(write(tmp_path / "first"), "### Ensembles", "3 × ResNet-18")[0] == "3"
+    again = draw(tmp_path / "second", "scratch-1", seed=7, started="2025-02-01T10:00:00+0000")
     text = write(tmp_path / "second")
     assert cells(text, "## FER2013", "ResNet-18 from nothing, seed 0")[2] == figure(first[0]["scores"]["private"])
     assert cells(text, "## FER2013", "ResNet-18 from nothing, seed 1")[2] == figure(again["scores"]["private"])
-    assert cells(text, "### Ensembles", "3 × ResNet-18")[2] == "not run"
+    assert "### Ensembles" not in text
     assert text == write(tmp_path / "nothing here")
 
 
-def test_a_run_with_other_settings_or_another_device_fills_no_cell(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_with_other_settings_or_another_device_fills_no_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs"
     for name in ("scratch-0", "scratch-1", "mobilefacenet-frozen-cpu", "face-resnet"):
-        draw(script, out, name)
+        draw(out, name)
     changed = json.loads((out / "scratch-0/config.json").read_bytes())
     changed["config"]["training"]["lr"] = 0.2
     (out / "scratch-0/config.json").write_text(json.dumps(changed))
@@ -209,7 +225,7 @@ def test_a_run_with_other_settings_or_another_device_fills_no_cell(
         del older["config"]["training"][field]
     del older["config"]["augment"]["hue"]
     (out / "scratch-1/config.json").write_text(json.dumps(older))
-    assert script.main(["--out", str(out), "--write", str(tmp_path / "R.md"), "--record", str(tmp_path / "record.json")]) == 0
+    assert fer2013_runs.main(["--out", str(out), "--write", str(tmp_path / "R.md"), "--results", str(tmp_path / "record.json")]) == 0
     printed = capsys.readouterr().out
     assert "scratch-0: other settings than this line's: training.lr is 0.2, not 0.1" in printed
     assert "mobilefacenet-frozen-cpu: a CPU's line, but it ran on NVIDIA H100" in printed
@@ -217,15 +233,15 @@ def test_a_run_with_other_settings_or_another_device_fills_no_cell(
     assert set(json.loads((tmp_path / "record.json").read_bytes())["runs"]) == {"scratch-1"}
 
 
-def test_other_sections_are_left_alone_and_broken_markers_are_refused(script: ModuleType, tmp_path: Path) -> None:
-    whole = script.inserted("# Results\n\n## CK+48\n\ntext\n", "one")
+def test_other_sections_are_left_alone_and_broken_markers_are_refused(tmp_path: Path) -> None:
+    whole = tables.inserted("# Results\n\n## CK+48\n\ntext\n", "one")
     assert whole.startswith("# Results\n\n## CK+48\n\ntext\n\n<!-- fer2013:begin -->\none\n<!-- fer2013:end -->")
     after = whole + "\n## Later\n"
-    assert script.inserted(after, "two") == after.replace("\none\n", "\ntwo\n")
+    assert tables.inserted(after, "two") == after.replace("\none\n", "\ntwo\n")
     for broken in ("<!-- fer2013:begin -->", "<!-- fer2013:end --> <!-- fer2013:begin -->", whole + whole):
         with pytest.raises(ValueError, match="once each"):
-            script.inserted(broken, "three")
+            tables.inserted(broken, "three")
     broken_file = tmp_path / "R.md"
     broken_file.write_text("<!-- fer2013:end -->")
-    assert script.main(["--write", str(broken_file), "--record", str(tmp_path / "record.json")]) == 2
+    assert fer2013_runs.main(["--write", str(broken_file), "--results", str(tmp_path / "record.json")]) == 2
     assert broken_file.read_text() == "<!-- fer2013:end -->"
