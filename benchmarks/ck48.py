@@ -27,7 +27,8 @@ from zoo.disk import replacing  # noqa: E402
 
 FOLDS = 10
 SHARED = f"--folds {FOLDS} --frozen --cpu"
-# A head that is drawn learns next to nothing at 1e-5 in a few epochs, so those after XiaoYee/emotion_classification get a rate for it; lr1e-4 stays ten times that.
+# A head that is drawn learns next to nothing at 1e-5 in a few epochs, so the recipes after XiaoYee/emotion_classification get a rate for
+# it; lr1e-4 stays ten times that.
 OLDER = "--encoder mobilefacenet --epochs 15 --set training.batch_size=8 --set training.lr={}"
 BEGIN, END = "<!-- ck48:begin -->", "<!-- ck48:end -->"
 
@@ -112,8 +113,8 @@ def lines(out: Path) -> list[str]:
     text += ["```console", f"$ python -m finetune.emotiw --recipe NAME --data ck48_sequences.npz --out runs/ck48/NAME {SHARED}"]
     text += [f"$ python -m finetune.emotiw ... {OLDER.format('0.003')}   # vgg_*, resnet_*; *_lr1e-4: 0.03", "```", ""]
     text += [
-        "The rows after XiaoYee/emotion_classification are its layers and its augmentation on another encoder, with a rate for layers that are",
-        "drawn; they say that each recipe trains from end to end, nothing of AFEW.",
+        "The rows after XiaoYee/emotion_classification are its layers and its augmentation on another encoder, with a rate for layers",
+        "that are drawn; they say that each recipe trains from end to end, nothing of AFEW.",
     ]
     return [BEGIN, *text, END]
 

@@ -246,7 +246,7 @@ def as_markdown(found: list[dict[str, Any]]) -> str:
             ratio = row["images_per_s"]["step"] / old["images_per_s"]
             lines += [
                 "",
-                f"The loop of XiaoYee/emotion_classification on {row['net']} (float32, batch {old['batch']}, PIL in {old['workers']} workers):"
+                f"XiaoYee/emotion_classification's loop on {row['net']} (float32, batch {old['batch']}, PIL in {old['workers']} workers):"
                 f" {number(old['images_per_s'])} images/s; the whole step above is {ratio:.2f} × as fast.",
             ]
     return "\n".join(lines)
