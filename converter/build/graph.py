@@ -30,6 +30,7 @@ from converter.read.upgrade import LayerSpec, NetSpec
 
 MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
 MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
+MAX_REWRITES = 10_000  # other names of memory that in-place layers wrote to: n tops of a Split, each written, are n² of them
 _SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
 
 
@@ -78,23 +79,23 @@ def kept_layers(spec: NetSpec, phase: str, stages: Sequence[str], level: int) ->
     state.phase = state.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
     state.level = level or state.level
     state.stage.extend(stages)
-    kept = []
+    stages_on, kept = set(state.stage), []
     for layer in spec.layers:
         include, exclude = layer.message.include, layer.message.exclude
         if include and exclude:
             raise GraphError(f"{spec.where}: {layer} has both include and exclude rules; Caffe takes one kind.")
-        if any(_meets(state, rule) for rule in include) if include else not any(_meets(state, rule) for rule in exclude):
+        if any(_meets(state, stages_on, r) for r in include) if include else not any(_meets(state, stages_on, r) for r in exclude):
             kept.append(layer)
     return kept
 
 
-def _meets(state: Any, rule: Any) -> bool:
+def _meets(state: Any, stages: set[str], rule: Any) -> bool:
     return (
         (not rule.HasField("phase") or rule.phase == state.phase)
         and (not rule.HasField("min_level") or state.level >= rule.min_level)
         and (not rule.HasField("max_level") or state.level <= rule.max_level)
-        and all(stage in state.stage for stage in rule.stage)
-        and not any(stage in state.stage for stage in rule.not_stage)
+        and stages.issuperset(rule.stage)
+        and stages.isdisjoint(rule.not_stage)
     )
 
 
@@ -115,6 +116,7 @@ class _Builder:
         self.holders: dict[int, dict[str, int]] = defaultdict(dict)  # the last versions in each memory, by name
         self.owners: dict[str, tuple[Step, int]] = {}  # whose blob a param name was first
         self.repeats: Counter[str] = Counter()
+        self.rewrites = 0
         self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
         self.unshaped: list[str] = []
 
@@ -238,6 +240,9 @@ class _Builder:
                 names = [""] * len(values)  # Caffe's automatic top, which has no name
             if len(names) != len(values):
                 raise self.failed(spec, f"it has {len(names)} tops; with these bottoms and parameters it makes {len(values)}")
+            twice = [name for name, count in Counter(names).items() if name and count > 1]
+            if twice:
+                raise self.failed(spec, f"it has the top {shown(twice[0])} twice")
             tops = [self.top(spec, bottoms, i, names, value) for i, value in enumerate(values)]
         except GraphError:
             raise
@@ -265,8 +270,6 @@ class _Builder:
         """The version of a blob that a layer's i-th top is."""
         name = names[i]
         in_place = i < len(spec.message.bottom) and spec.message.bottom[i] == name
-        if name and names.count(name) > 1:
-            raise self.failed(spec, f"it has the top {shown(name)} twice")
         if in_place and spec.type in _SHARES_MEMORY:
             raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
         if name in self.names and not in_place:
@@ -282,6 +285,9 @@ class _Builder:
         for name, version in list(self.holders[self.memory[top]].items()):
             if version in (top, bottom):
                 continue
+            self.rewrites += 1
+            if self.rewrites > MAX_REWRITES:
+                raise self.failed(spec, "layers that work in place on blobs that share memory change more blobs than any net has")
             changed = self.version(name, self.values[version], self.memory[top])
             key = self.key(f"{spec.name}_shared")
             self.modules[key] = Shared()

@@ -106,6 +106,8 @@ def _variances(p: Fields) -> tuple[float, ...]:
 
 def _ratios(given: tuple[float, ...], flip: bool) -> list[float]:
     """The aspect ratios but 1: each once, its inverse behind it with flip."""
+    if len(given) > 1000:
+        raise ValueError(f"{len(given):,} aspect ratios are more than any net's")
     found = [1.0]
     for ratio in given:
         if not 0 < ratio < math.inf:

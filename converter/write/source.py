@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,14 +76,17 @@ def source_of(modules: Mapping[str, nn.Module], program: Program, name: str, out
 def _variables(names: tuple[str, ...]) -> dict[str, str]:
     """A variable for each blob: one that is written in place keeps its own, as its old values are not read again."""
     variables: dict[str, str] = {}
-    for name in names:
-        if name in variables:
-            continue
+    taken = {"self", "nn"}
+    repeats = Counter[str]()  # how many '_' the last variable of this plain name got
+    for name in dict.fromkeys(names):
         plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
         plain = plain if plain[:1].isalpha() else f"x_{plain}"
-        while plain in variables.values() or keyword.iskeyword(plain) or plain in ("self", "nn"):
-            plain += "_"
-        variables[name] = plain
+        variable = plain + "_" * repeats[plain]
+        while variable in taken or keyword.iskeyword(variable):
+            variable += "_"
+        repeats[plain] = len(variable) - len(plain)
+        taken.add(variable)
+        variables[name] = variable
     return variables
 
 

@@ -1,0 +1,82 @@
+"""Time and memory grow with the file, not with its square: counted in calls of Python functions, which no busy machine changes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from converter import ConversionError, convert
+
+HEAD = 'input: "d" input_shape { dim: 1 dim: 4 }\n'
+
+
+def relu(name: str, bottom: str, top: str, more: str = "") -> str:
+    return f'layer {{ name: "{name}" type: "ReLU" bottom: "{bottom}" top: "{top}" {more} }}\n'
+
+
+def blobs_of_one_variable(n: int) -> str:
+    """All names become x_, x__, ... in generated source."""
+    marks = ".,:;!?%&"
+    names = ["d", *("".join(marks[i >> shift & 7] for shift in (0, 3, 6)) for i in range(n))]
+    return HEAD + "".join(relu(f"r{i}", names[i], names[i + 1]) for i in range(n))
+
+
+def layers_of_one_name(n: int) -> str:
+    return HEAD + "".join(relu("same", f"b{i - 1}" if i else "d", f"b{i}") for i in range(n))
+
+
+def stages(n: int) -> str:
+    state = " ".join(f'stage: "s{i}"' for i in range(n))
+    return HEAD + f"state {{ {state} }}\n" + relu("r", "d", "o", f"include {{ {state} }}")
+
+
+def tops(n: int) -> str:
+    made = " ".join(f'top: "t{i}"' for i in range(n))
+    return f'input: "d" input_shape {{ dim: 1 dim: {n} }} layer {{ name: "s" type: "Slice" bottom: "d" {made} slice_param {{ axis: 1 }} }}'
+
+
+def in_place(n: int) -> str:
+    return HEAD + "".join(relu(f"r{i}", "d", "d") for i in range(n))
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions, Python's and C's, were called meanwhile."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("net", [blobs_of_one_variable, layers_of_one_name, stages, tops, in_place])
+def test_twice_the_net_takes_about_twice_the_calls(net: Callable[[int], str], tmp_path: Path) -> None:
+    found = []
+    for n in (100, 200, 400):
+        path = tmp_path / f"{n}.prototxt"
+        path.write_text(net(n))
+        found.append(calls(lambda path=path: convert(path).to_source(path.with_suffix(".py"))))  # type: ignore[misc]
+    grown, more = found[1] - found[0], found[2] - found[1]
+    assert more < 2.5 * grown, found
+
+
+def test_writing_every_top_of_a_split_is_refused_before_it_takes_the_machine(tmp_path: Path) -> None:
+    n = 1_000
+    path = tmp_path / "net.prototxt"
+    made = " ".join(f'top: "t{i}"' for i in range(n))
+    path.write_text(
+        HEAD + f'layer {{ name: "s" type: "Split" bottom: "d" {made} }}\n' + "".join(relu(f"r{i}", f"t{i}", f"t{i}") for i in range(n))
+    )
+    with pytest.raises(ConversionError, match="change more blobs than any net has"):
+        convert(path)
