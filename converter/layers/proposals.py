@@ -198,10 +198,10 @@ def ssh_proposals(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> n
 
 
 class Proposal(CaffeModule):
-    """PVANet's proposals in C++: scores (1, 2 A, H, W), deltas (1, 4 A, H, W), im_info (1, 4) -> rois (R, 5), scores (R,).
+    """PVANet's proposals in C++: scores (1, 2 A, H, W), deltas (1, 4 A, H, W), im_info (1, 4 or more) -> rois (R, 5), scores (R,).
 
-    As ProposalLayer, but: im_info is height, width and the scales of both; anchors are rounded half up, in float32; a box with
-    a side under min_size stays as a candidate of score 0; boxes that do not touch do not overlap.
+    As ProposalLayer, but: im_info is height, width and the scales of both (its first four numbers); anchors are rounded half
+    up, in float32; a box with a side under min_size stays as a candidate of score 0; boxes that do not touch do not overlap.
     Facts from proposal_layer.cpp and nms.cpp of sanghoon/caffe, branch dev_pvanet.
     """
 
@@ -256,10 +256,10 @@ class Proposal(CaffeModule):
     "proposal_param",
     bottoms=(3, 3),
     origin="PVANet",
-    refuses="batches of several images; OpenVINO's Proposal, whose im_info has three or six numbers",
+    refuses="batches of several images; an im_info of three numbers, where PVANet's code reads four",
 )
 def proposal(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> nn.Module:
-    if im_info.numel() != 4 or p.tops > 2:
+    if im_info.numel() < 4 or p.tops > 2:
         raise ValueError("PVANet's Proposal takes four numbers in im_info (height, width and the scale of each), and makes rois and scores")
     ratios, scales = p.ratio, p.scale
     if not ratios or not scales or min(ratios + scales) <= 0:

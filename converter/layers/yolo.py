@@ -1,9 +1,11 @@
-"""YOLO's boxes in eric612/MobileNet-YOLO: yolo_detection_output_layer.cpp (YOLOv2) and yolov3_detection_output_layer.cpp.
+"""YOLO's boxes: YoloDetectionOutput (YOLOv2) of two forks, Yolov3DetectionOutput of one.
 
-Both take maps (N, boxes * (5 + C), H, W): for each box of a place x, y, w, h, objectness and C class scores before their
-activations. Both give (1, 1, n, 7): item, label, score, xmin, ymin, xmax, ymax as fractions of the image, best first, labels
-from 1. All images of a batch share one list, whose item is always 0. Boxes are suppressed across classes, and from the
-threshold on (not above it). Without any there is a row for each image: its index and six times -1.
+They take maps (N, boxes * (5 + C), H, W): for each box of a place x, y, w, h, objectness and C class scores before their
+activations. They give (1, 1, n, 7), boxes as fractions of the image, suppressed across classes and from the threshold on (not
+above it). n depends on the values: on meta tensors it is 1.
+
+eric612/MobileNet-YOLO: rows of item, label, score, xmin, ymin, xmax, ymax, best first, labels from 1. All images of a batch share
+one list, whose item is always 0. Without any there is a row for each image: its index and six times -1.
 """
 
 from __future__ import annotations
@@ -51,8 +53,16 @@ def _detections(labels: Tensor, scores: Tensor, boxes: Tensor, threshold: float,
     return torch.cat(rows, 1)[None, None]
 
 
+def _best_classes(x: Tensor, classes: int, boxes: int, biases: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """The best class, its score and the box of YOLOv2's places: (N, H, W, boxes), (N, H, W, boxes), (N, H, W, boxes, 4)."""
+    places = _places(x, boxes)
+    sizes = x.new_tensor(biases[: 2 * boxes]).reshape(-1, 2) / x.shape[3]
+    best, label = places[..., 5 : 5 + classes].softmax(-1).max(-1)
+    return label, places[..., 4].sigmoid() * best, _boxes(places, sizes)
+
+
 class YoloV2Detections(CaffeModule):
-    """YOLOv2's detections of one or two maps, which share their anchors: the best class of each box.
+    """YOLOv2's detections of one or two maps, which share their anchors: the best class of each box (MobileNet-YOLO).
 
     Args:
         num_classes, num_box: C, and boxes a place.
@@ -71,45 +81,87 @@ class YoloV2Detections(CaffeModule):
     def forward(self, *maps: Tensor) -> Tensor:
         if maps[0].is_meta:
             return maps[0].new_empty(1, 1, 1, 7)
-        found = [self.candidates(x.detach().cpu()) for x in maps]
+        found = []
+        for x in maps:
+            label, score, boxes = _best_classes(x.detach().cpu(), self.num_classes, self.num_box, self.biases)
+            kept = score >= self.confidence_threshold
+            found.append((label[kept], score[kept], boxes[kept]))
         labels, scores, boxes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return _detections(labels, scores, boxes, self.nms_threshold, len(maps[-1])).to(maps[0].device)
 
-    def candidates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (n,), scores (n,) and boxes (n, 4) with the least score."""
-        places = _places(x, self.num_box)
-        sizes = x.new_tensor(self.biases[: 2 * self.num_box]).reshape(-1, 2) / x.shape[3]
-        best, label = places[..., 5:].softmax(-1).max(-1)
-        score = places[..., 4].sigmoid() * best
-        kept = score >= self.confidence_threshold
-        return label[kept], score[kept], _boxes(places, sizes)[kept]
+
+class YoloV2Centers(YoloV2Detections):
+    """As YoloV2Detections, in BVLC Caffe's branch opencl: map (N, boxes * (5 + C), S, S), image -> (1, 1, n, 7).
+
+    Rows are item, label, score, center x, center y, width, height; labels from 0; image by image, and place by place: a box
+    drops the later ones that it overlaps, whatever their scores. Overlaps are those of boxes cut to the image. n may be 0.
+    """
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+        if x.is_meta:
+            return x.new_empty(1, 1, 1, 7)
+        label, score, boxes = _best_classes(x.detach().cpu(), self.num_classes, self.num_box, self.biases)
+        rows = torch.cat((torch.zeros_like(score)[..., None], label[..., None], score[..., None], boxes), -1)
+        found = []
+        for item, of_image in enumerate(rows.flatten(1, 3)):
+            kept = of_image[of_image[:, 2] >= self.confidence_threshold]
+            kept = kept[kept_boxes(_inside(kept[:, 3:]), lambda box, others: _corner_overlap(box, others) >= self.nms_threshold)]
+            kept[:, 0] = item
+            found.append(kept)
+        return torch.cat(found)[None, None].to(x.device)
+
+
+def _inside(boxes: Tensor) -> Tensor:
+    """Corners of centers and sizes, cut to the image: starts by 0 and ends by 1."""
+    half = boxes[:, 2:] / 2
+    return torch.cat(((boxes[:, :2] - half).clamp(min=0), (boxes[:, :2] + half).clamp(max=1)), 1)
+
+
+def _corner_overlap(box: Tensor, boxes: Tensor) -> Tensor:
+    """Intersection over union of corners; 0 where boxes do not meet (JaccardOverlap of SSD's bbox_util.cpp)."""
+    sides = torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2])
+    shared = sides.prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) + (box[2:] - box[:2]).clamp(min=0).prod()
+    return torch.where((sides > 0).all(1), shared / (areas - shared), 0)
+
+
+_DRAWING = dict.fromkeys(("visualize", "visualize_threshold", "save_file", "label_map_file"), "names or draws detections")
 
 
 @layer(
     "YoloDetectionOutput",
     "yolo_detection_output_param",
     bottoms=(1, 2),
-    ignored={"side": "the layer takes it from its bottom", "label_map_file": "names labels in messages"},
-    origin="MobileNet-YOLO",
-    refuses="maps that are not square, which its code reads askew",
+    ignored={"side": "the layer takes it from its bottom", **_DRAWING},
+    origin="MobileNet-YOLO, BVLC opencl",
+    refuses="maps that are not square, or not of `side`, which the forks' code reads askew",
 )
 def yolo_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
     classes, boxes, biases = p.num_classes, p.num_box, p.biases
-    _check(p, maps, classes, boxes)
+    drawn = len(maps) == 2 and maps[1].dim() == 4 and maps[1].shape[1] in (1, 3)  # on an image, which only BVLC's branch takes
+    _check(p, maps[:1] if drawn else maps, classes, boxes, exact=False)
     if p.coords != 4:
         raise ValueError(f"coords is {p.coords}; the layer computes with 4")
     if len(biases) < 2 * boxes:
         raise ValueError(f"{len(biases)} biases for {boxes} boxes; a width and a height each are needed")
-    if any(x.shape[2] != x.shape[3] for x in maps):
+    if any(x.shape[2] != x.shape[3] for x in maps[: 1 if drawn else 2]):
         raise UnsupportedError("its maps are not square, and the fork's code reads such maps with the wrong stride")
-    return YoloV2Detections(classes, boxes, biases, p.confidence_threshold, p.nms_threshold)
+    if drawn and maps[0].shape[2] != p.side:
+        raise UnsupportedError(
+            f"side is {p.side}, and the map has {maps[0].shape[2]} places a side: BVLC's branch opencl then reads other memory"
+        )
+    kind = YoloV2Centers if drawn else YoloV2Detections
+    return kind(classes, boxes, biases, p.confidence_threshold, p.nms_threshold)
 
 
-def _check(p: Fields, maps: Sequence[Tensor], classes: int, boxes: int) -> None:
+def _check(p: Fields, maps: Sequence[Tensor], classes: int, boxes: int, exact: bool) -> None:
+    """What the maps must be; without exact, a box may have more scores than classes, which are not read."""
     if not p.has("num_classes") or min(classes, boxes) < 1:
         raise ValueError("num_classes must be given, and be at least 1, as num_box")
-    if any(x.dim() != 4 or x.shape[1] != boxes * (5 + classes) for x in maps) or len({len(x) for x in maps}) > 1:
-        raise ValueError(f"{boxes} boxes of {classes} classes take maps (N, {boxes * (5 + classes)}, H, W)")
+    least = boxes * (5 + classes)
+    fit = [x.dim() == 4 and (x.shape[1] == least or (not exact and x.shape[1] > least and x.shape[1] % boxes == 0)) for x in maps]
+    if not all(fit) or len({len(x) for x in maps}) > 1:
+        raise ValueError(f"{boxes} boxes of {classes} classes take maps (N, {least}, H, W)")
 
 
 class YoloV3Detections(CaffeModule):
@@ -169,7 +221,7 @@ def yolov3_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
     if p.gaussian_box:
         raise UnsupportedError("gaussian_box: true; the fork's code then reads an objectness that it never sets")
     classes, boxes, biases, mask, scales = p.num_classes, p.num_box, p.biases, p.mask, p.anchors_scale
-    _check(p, maps, classes, boxes)
+    _check(p, maps, classes, boxes, exact=True)
     if p.mask_group_num != len(maps) or len(scales) < len(maps) or min(scales[: len(maps)]) < 1:
         raise ValueError(f"mask_group_num {p.mask_group_num} and {len(scales)} anchors_scale for {len(maps)} bottoms; one each is needed")
     used = mask[: (len(maps) - 1) * (len(mask) // len(maps)) + boxes]
