@@ -31,6 +31,7 @@ from finetune.runs.metrics import (
     read_predictions,
     reported_split,
     score_table,
+    unit_of,
 )
 
 __all__ = ["averaged", "check_alike", "main"]
@@ -41,12 +42,16 @@ TEN_CROP = ", ten-crop"  # how metrics.labelled() ends a label
 
 @dataclass(frozen=True)
 class Member:
-    """A run: the folder as it was given, what its config.json says of it, its predictions and their scores."""
+    """A run: the folder as it was given, what its config.json says of it, its predictions and their scores.
+
+    unit: what its data consist of, "images" or "clips".
+    """
 
     run: str
     recipe: str
     seed: int | None
     protocol: str
+    unit: str
     predictions: Predictions
     scores: dict[str, Scores]
 
@@ -71,8 +76,8 @@ def check_alike(expected: Predictions, found: Predictions) -> None:
     """Raises FinetuneError unless both are predictions for the same images with the same labels, in the same order."""
     check_classes(expected.classes, found.classes)
     if expected.data_sha256 != found.data_sha256:
-        ours, other = expected.data_sha256[:16], found.data_sha256[:16]
-        raise FinetuneError(f"made on other data: sha256 {other}..., expected {ours}...; compare runs on the same data")
+        hashes = f"sha256 {found.data_sha256[:16]}..., expected {expected.data_sha256[:16]}..."
+        raise FinetuneError(f"made on other data: {hashes}; compare runs on the same data")
     if list(expected.splits) != list(found.splits):
         raise FinetuneError(f"predictions for {', '.join(found.splits)}, expected {', '.join(expected.splits)}; evaluate the same splits")
     for split, held in expected.splits.items():
@@ -95,13 +100,13 @@ def read_members(runs: Sequence[str], split: str | None) -> tuple[list[Member], 
     if twice := [run for position, run in enumerate(runs) if places[position] in places[:position]]:
         raise FinetuneError(f"{twice[0]}: given twice; a run counts once")
     held = [(run, renamed.config(read_json(Path(run) / "config.json")), read_predictions(Path(run))) for run in runs]
-    chosen = split or reported_split(held[0][2].splits)
+    reported = split or reported_split(held[0][2].splits)
     members: list[Member] = []
     for run, config, predictions in held:
-        if chosen not in predictions.splits:
-            raise FinetuneError(f"{run}: no predictions for {chosen}; it has {', '.join(predictions.splits)}. Choose another --split")
+        if reported not in predictions.splits:
+            raise FinetuneError(f"{run}: no predictions for {reported}; it has {', '.join(predictions.splits)}. Choose another --split")
         common = [name for name in predictions.splits if all(name in other.splits for _, _, other in held)]
-        shown = {name: predictions.splits[name] for name in common if name == chosen or name in SELECTING}
+        shown = {name: predictions.splits[name] for name in common if name == reported or name in SELECTING}
         predictions = replace(predictions, splits=shown)
         try:
             if members:
@@ -111,11 +116,11 @@ def read_members(runs: Sequence[str], split: str | None) -> tuple[list[Member], 
             against = f" (against {members[0].run})" if members else ""
             raise FinetuneError(f"{run}{against}: {error}") from error
         seed = found if isinstance(found := config.get("seed"), int) else None
-        members.append(Member(run, str(config.get("recipe")), seed, str(config.get("protocol")), predictions, table))
-    return members, chosen
+        members.append(Member(run, str(config.get("recipe")), seed, str(config.get("protocol")), unit_of(config), predictions, table))
+    return members, reported
 
 
-def summary(members: Sequence[Member], chosen: str) -> dict[str, Any]:
+def summary(members: Sequence[Member], split: str) -> dict[str, Any]:
     """Everything that is printed, for --json."""
     whole = averaged([member.predictions for member in members])
     mean = {}
@@ -125,7 +130,7 @@ def summary(members: Sequence[Member], chosen: str) -> dict[str, Any]:
             error = None if deviation is None else deviation / len(members) ** 0.5
             mean[label] = {"accuracy": middle, "standard_deviation": deviation, "standard_error": error}
     return {
-        "split": chosen,
+        "split": split,
         "data_sha256": whole.data_sha256,
         "classes": list(whole.classes),
         "runs": [
@@ -141,7 +146,7 @@ def labels_of(members: Sequence[Member]) -> list[str]:
     return list(dict.fromkeys(label for member in members for label in member.scores))
 
 
-def as_text(found: dict[str, Any], members: Sequence[Member]) -> str:
+def as_text(found: Mapping[str, Any], members: Sequence[Member]) -> str:
     """The table for people: a line per run, their mean and spread, the ensemble; a column per split and view."""
     labels = labels_of(members)
 
@@ -187,22 +192,23 @@ def recipes(members: Sequence[Member]) -> str:
     return f"recipe {names[0]}" if len(names) == 1 else f"recipes {', '.join(names)}"
 
 
-def notes(found: dict[str, Any], members: Sequence[Member]) -> list[str]:
+def notes(found: Mapping[str, Any], members: Sequence[Member]) -> list[str]:
     """What a reader has to know before quoting a number."""
-    split, row = found["split"], found["ensemble"][found["split"]]
+    split, row, unit = found["split"], found["ensemble"][found["split"]], members[0].unit
     error = f"{100 * row['standard_error']:.2f} points"
-    lines = [f"One standard error at {100 * row['accuracy']:.2f} % of {row['images']:,} images of {split} is {error}."]
-    lines.append("Ten-crop is the mean of the probabilities over ten crops of each image; the ensemble, over the runs.")
+    lines = [f"One standard error at {100 * row['accuracy']:.2f} % of {row['images']:,} {unit} of {split} is {error}."]
+    ten_crop = "Ten-crop is the mean of the probabilities over ten crops of each image; the ensemble, over the runs."
+    lines.append(ten_crop if unit == "images" else "The ensemble is the mean of the probabilities over the runs.")
     if f"{split} without copies" in found["ensemble"]:
         left = found["ensemble"][f"{split} without copies"]["images"]
-        lines.append(f"Without copies: the {left:,} images of {split} that are not, byte for byte, in another part of the data as well.")
+        lines.append(f"Without copies: the {left:,} {unit} of {split} that are not, byte for byte, in another part of the data as well.")
     picked = [name for name in SELECTING if name in found["ensemble"] and name != split]
     if picked and len(members) > 1:
-        lines.append(f"Pick the members by {picked[0]}; picked by {split}, its number is no estimate for new images.")
+        lines.append(f"Pick the members by {picked[0]}; picked by {split}, its number is no estimate for new {unit}.")
     if len({each.recipe for each in members}) > 1:
         lines.append("The runs are of different recipes: mean and sd are over recipes, not over seeds.")
     if seeded := [each.run for each in members if each.protocol == "best-on-reported"]:
-        lines.append(f"Optimistic, as they chose their epoch on the split they report (protocol best-on-reported): {', '.join(seeded)}.")
+        lines.append(f"Optimistic, for their epoch is the best on the split they report (protocol best-on-reported): {', '.join(seeded)}.")
     if lacking := [each.run for each in members if each.predictions.splits[split].logits_ten_crop is None]:
         lines += [f"No ten-crop predictions for {split}: {', '.join(lacking)}."] if len(lacking) < len(members) else []
     return lines

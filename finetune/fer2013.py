@@ -49,7 +49,7 @@ RECIPES = {
         Recipe(
             name="vgg_face",
             about="VGG-Face with the input it was trained on (BGR, 0..255)",
-            source="input: the authors' matcaffe_demo.m; augmentation, smoothing, averaging: what later FER2013 work shares; rates: ours",
+            source="input: the authors' matcaffe_demo.m; augmentation, smoothing, averaging: as later FER2013 work; rates: set here",
             build=nets.vgg_face,
             init="vgg_face",
             input=zoo.info("vgg_face").preprocess,
@@ -71,7 +71,7 @@ RECIPES = {
         Recipe(
             name="face_resnet",
             about="the center-loss face ResNet in its form for expressions (--init center_loss_face: from its weights)",
-            source="net: XiaoYee/emotion_classification, Resnet_GRU/resnet_face.py; input: face_deploy.prototxt's; rates: ours",
+            source="net: XiaoYee/emotion_classification, Resnet_GRU/resnet_face.py; input: face_deploy.prototxt's; rates: set here",
             build=nets.face_resnet,
             arguments={"conv_dropout": 0.4},
             input=zoo.info("center_loss_face").preprocess,
@@ -93,7 +93,7 @@ RECIPES = {
         Recipe(
             name="mobilefacenet",
             about="a converted Caffe MobileFaceNet, read at three depths",
-            source="net and input: honghuCode/mobileFacenet-ncnn; depths: a linear probe on its frozen features; rates: ours",
+            source="net and input: honghuCode/mobileFacenet-ncnn; depths: a linear probe on its frozen features; rates: set here",
             build=nets.mobilefacenet,
             init="mobilefacenet",
             input=zoo.info("mobilefacenet").preprocess,
@@ -123,7 +123,7 @@ RECIPES = {
         Recipe(
             name="scratch",
             about="ResNet-18 at 48×48, from nothing",
-            source="He et al. 2016 for CIFAR; schedule, augmentation: after LetheSec's ResNet-18 (73.70 %, picked on private); rates: ours",
+            source="He et al. 2016 for CIFAR; schedule, augmentation: LetheSec's ResNet-18 (73.70 %, picked on private); rates: set here",
             build=nets.small_resnet,
             input=Preprocess((48, 48), "RGB", (127.5,) * 3, "this recipe", 1 / 64),
             augment=Augment(flip=0.5, scale=(0.8, 1.1), shift=0.15, rotation=15, brightness=0.2, contrast=0.2, erasing=0.25),

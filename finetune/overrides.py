@@ -81,13 +81,13 @@ def as_given(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     """["training.lr=0.02", "input.channels=BGR"] -> values, read as JSON where they are JSON, else as text."""
     settings = {}
-    for word in words:
-        name, equals, text = word.partition("=")
+    for setting in given:
+        name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise FinetuneError(f"--set {word}: expected FIELD=VALUE, as in training.lr=0.02")
+            raise FinetuneError(f"--set {setting}: expected FIELD=VALUE, as in training.lr=0.02")
         try:
             settings[name] = json.loads(text)
         except ValueError:

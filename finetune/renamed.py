@@ -1,4 +1,4 @@
-"""Words of commands and of run folders that have newer names. The old ones are still understood, and answered with the new one."""
+"""Recipes and protocols that were renamed. Commands and run folders with an old name still work; a command says the new one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ RECIPES = {"seed": "published"}  # of finetune.fer2013
 PROTOCOLS = {"seed": "best-on-reported"}
 
 
-def option(name: str, words: Mapping[str, str]) -> Callable[[str], str]:
-    """An argparse type: the word's new name, with a line on standard error where it has one."""
+def option(name: str, renamed: Mapping[str, str]) -> Callable[[str], str]:
+    """An argparse type: today's name, with a line on standard error where another one was given."""
 
-    def current(word: str) -> str:
-        if word in words:
-            print(f"note: {name} {word} is now called {words[word]}", file=sys.stderr)
-        return words.get(word, word)
+    def current(given: str) -> str:
+        if given in renamed:
+            print(f"note: {name} {given} is now called {renamed[given]}", file=sys.stderr)
+        return renamed.get(given, given)
 
     return current
 
 
-def protocol(word: object) -> object:
-    """A protocol as a run folder names it, by its name of today."""
-    return PROTOCOLS.get(word, word) if isinstance(word, str) else word
+def protocol(name: object) -> object:
+    """Today's name of a protocol that a run folder names."""
+    return PROTOCOLS.get(name, name) if isinstance(name, str) else name
 
 
 def config(found: Mapping[str, object]) -> dict[str, object]:

@@ -44,7 +44,7 @@ class Expressions:
     classes  class names in label order
     name     the source's file name; sha256: of the file's bytes, or of a folder's names and bytes
     votes    (N, 10) float32 counts in the order of votes.FERPLUS_VOTES, or None
-    notes    what was left out of the source, in words
+    notes    what was left out of the source, as sentences
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""A run on images: read and planned by image_job(), carried from the data to the report by Job.run()."""
+"""A run on images: image_job() reads and plans it, Job.run() takes it from the data to the report."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 config.json  environment.json     what was asked for, on what machine
 metrics.jsonl  tensorboard/       a line an epoch
-best.safetensors  card.json       the chosen weights, and what zoo.load(folder) needs to know of them
+best.safetensors  card.json       the best weights, and what zoo.load(folder) needs to know of them
 last.safetensors                  the weights of the last epoch
 predictions.safetensors           logits of the evaluated images, or clips; these also as predictions.csv
 result.json  report.html          what was measured at the end
@@ -57,7 +57,7 @@ class Run:
         if held and not overwrite:
             raise FinetuneError(f"{path} holds a run already; --resume continues it, --overwrite replaces it")
         run = cls(path)
-        for name in FILES:  # never the folder as a whole: it may hold what is not ours
+        for name in FILES:  # never the folder as a whole: it may hold other files, too
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Run:
 
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> Run:
-        """The folder of a run that was asked for in the same words. Raises FinetuneError naming every difference."""
+        """The folder of a run that was begun with the same settings. Raises FinetuneError naming every difference."""
         found = read_json(path / "config.json")
         differences = [
             f"  {name}: {json.dumps(old)} there, {json.dumps(new)} now"

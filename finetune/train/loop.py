@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs
-ASK_EVERY = 16  # steps between asking the other processes whether one was told to stop
+ASK_EVERY = 16  # steps between asking the other processes whether one has to stop
 Weights = tuple[Tensor, ...] | list[Tensor]
 Line = dict[str, float | None]  # a line of metrics.jsonl
 
@@ -156,15 +156,15 @@ class Trainer:
                     loss, right = torch.stack(sums[-ASK_EVERY:]).mean(0).tolist()
                     rate = len(sums) * self.count / (time.monotonic() - started)
                     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {right / self.local:.1%}, {rate:,.0f} examples/s", refresh=False)
-                told = self.told_to_stop(stop, 0 if last else step)
-                if last or told:
+                stopped_by = self.stop_signal(stop, 0 if last else step)
+                if last or stopped_by:
                     for loss, right in torch.stack(sums).tolist():
                         progress.losses.append(loss)
                         progress.right += round(right)
                     progress.seconds, progress.step = before + time.monotonic() - started, step + 1
-                if told:
+                if stopped_by:
                     self.save()
-                    raise Stopped(told)
+                    raise Stopped(stopped_by)
         self.end_epoch()
 
     @property
@@ -332,14 +332,14 @@ class Trainer:
         if self.run is not None:
             self.run.keep_lines(self.progress.epoch)
 
-    def told_to_stop(self, stop: StopSignal, step: int) -> int:
+    def stop_signal(self, stop: StopSignal, step: int) -> int:
         """The signal that any process got, or 0. They have to agree, so with several of them it is asked now and then."""
         if self.accelerator.num_processes == 1:
             return stop()
         if step % ASK_EVERY:
             return 0
-        told = reduce(torch.tensor(float(bool(stop())), device=self.accelerator.device), "sum").item()
-        return (stop() or signal.SIGTERM) if told else 0
+        count = reduce(torch.tensor(float(bool(stop())), device=self.accelerator.device), "sum").item()
+        return (stop() or signal.SIGTERM) if count else 0
 
 
 class WithEmbedding(nn.Module):

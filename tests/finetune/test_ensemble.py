@@ -132,7 +132,7 @@ def test_runs_that_cannot_be_read_as_seeds_of_one_recipe_are_named(
     text = capsys.readouterr().out
     assert "recipes mobilefacenet, resnet18?[31m" in text and "\x1b" not in text
     assert "mean and sd are over recipes, not over seeds" in text
-    assert f"Optimistic, as they chose their epoch on the split they report (protocol best-on-reported): {other}." in text
+    assert f"Optimistic, for their epoch is the best on the split they report (protocol best-on-reported): {other}." in text
 
 
 def test_the_ensemble_is_the_mean_of_the_probabilities(runs: list[str]) -> None:
