@@ -29,7 +29,7 @@ from finetune.images.data import (
 from finetune.images.votes import vote_targets, with_votes
 from finetune.labels import FER2013, LABEL_ORDERS, check_classes
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "fer2013"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "fer2013"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the images of FER2013 may not be handed on; they are not beside this checkout")
 USAGE = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
 

@@ -218,8 +218,8 @@ def trained(folder: Path) -> None:
 def test_two_processes_train_the_same_net_as_one(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     here = Path(__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here.parents[2])])}
-    command += [str(here.parent / "helpers" / "two_processes.py"), str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here.parents[3])])}
+    command += [str(here.parents[1] / "helpers" / "two_processes.py"), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     trained(tmp_path / "one")
