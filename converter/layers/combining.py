@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import ENGINE, Fields, layer
 
@@ -134,3 +135,51 @@ def eltwise(p: Fields, *bottoms: Tensor) -> nn.Module:
     if p.coeff and (len(p.coeff) != len(bottoms) or p.operation == "PROD"):
         raise ValueError(f"{len(p.coeff)} coeff for {len(bottoms)} bottoms of {p.operation}; SUM takes one for each")
     return Eltwise(p.operation, p.coeff)
+
+
+class MergeCrop(CaffeModule):
+    """The channels of a and of b's middle, cut to a's size: joined (STACK) or added. forward: whether a and b count, else zeros.
+
+    (N, C, *spatial) both; b's begins at (size of b - size of a) / 2 (naibaf7/caffe: mergecrop_layer.cpp, .cu).
+    """
+
+    def __init__(self, operation: str = "STACK", forward_a: bool = True, forward_b: bool = True):
+        super().__init__()
+        self.operation, self.forward_a, self.forward_b = operation, forward_a, forward_b
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        for axis in range(2, a.dim()):
+            if b.shape[axis] < a.shape[axis]:
+                raise ValueError(f"the second bottom is smaller than the first along axis {axis}: {b.shape[axis]} < {a.shape[axis]}")
+            b = b.narrow(axis, (b.shape[axis] - a.shape[axis]) // 2, a.shape[axis])
+        a, b = (x if counts else torch.zeros_like(x) for x, counts in ((a, self.forward_a), (b, self.forward_b)))
+        return torch.cat((a, b), 1) if self.operation == "STACK" else a + b
+
+
+@layer("Mergecrop", "mergecrop_param", bottoms=(2, 2), origin="naibaf7, before it was MergeCrop", refuses="as MergeCrop")
+@layer("MergeCrop", "mergecrop_param", bottoms=(2, 2), origin="naibaf7", refuses="bottoms that differ in their channels")
+def merge_crop(p: Fields, a: Tensor, b: Tensor) -> nn.Module:
+    if a.dim() < 3 or a.dim() != b.dim() or a.shape[0] != b.shape[0] or max(len(p.forward), len(p.backward)) > 2:
+        raise ValueError("it takes two bottoms (N, C, ...) of the same batch and number of axes, and forward and backward for each")
+    if a.shape[1] != b.shape[1]:
+        raise UnsupportedError(
+            f"{a.shape[1]} and {b.shape[1]} channels: mergecrop_layer.cu mixes them up where they differ; use Crop and Concat to join them"
+        )
+    forward = (*p.forward, True, True)
+    return MergeCrop(p.operation, forward[0], forward[1])
+
+
+class BroadcastMul(CaffeModule):
+    """x (N, C, H, W) times one factor for each channel of each item, (N, C) or (N, C, 1, 1); in either order."""
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        x, factor = (one, other) if one.numel() >= other.numel() else (other, one)
+        return x * factor.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
+@layer("BroadcastMul", bottoms=(2, 2), origin="jolibrain")
+def broadcast_mul(p: Fields, one: Tensor, other: Tensor) -> nn.Module:
+    x, factor = (one, other) if one.numel() >= other.numel() else (other, one)
+    if x.dim() < 2 or factor.shape[:2] != x.shape[:2] or factor.numel() != x.shape[0] * x.shape[1]:
+        raise ValueError("it takes (N, C, H, W) and (N, C, 1, 1), in either order")
+    return BroadcastMul()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ _TORCH: dict[bool, dict[int, Any]] = {
 }
 
 
+_SIDES = ("kernel_size", "stride", "pad", "kstride")  # those with fields for height and width
+
+
 def _axes(p: Fields, name: str, n: int, default: int | None) -> tuple[int, ...]:
     """kernel_size, stride, pad or dilation for n spatial axes: one for all, one each, or _h and _w."""
     short = {"kernel_size": "kernel"}.get(name, name)
     values: tuple[int, ...] = getattr(p, name)
-    if name != "dilation" and (p.has(f"{short}_h") or p.has(f"{short}_w")):
+    if name in _SIDES and (p.has(f"{short}_h") or p.has(f"{short}_w")):
         if n != 2 or values:
             raise ValueError(f"{short}_h and {short}_w are for two spatial axes, and instead of {name}")
         return getattr(p, f"{short}_h"), getattr(p, f"{short}_w")
@@ -46,6 +50,10 @@ def _geometry(p: Fields, x: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ..
     n = x.dim() - axis - 1
     kernel, stride = _axes(p, "kernel_size", n, None if n else 1), _axes(p, "stride", n, 1)
     pad, dilation = _axes(p, "pad", n, 0), _axes(p, "dilation", n, 1)
+    if p.kstride or p.has("kstride_h") or p.has("kstride_w"):  # what naibaf7 called dilation before
+        if p.dilation:
+            raise ValueError("dilation and kstride are both set, and are the same")
+        dilation = _axes(p, "kstride", n, None)
     if min((*kernel, *stride, *dilation), default=1) < 1:
         raise ValueError("kernel_size, stride and dilation must be at least 1")
     return axis, kernel, stride, pad, dilation
@@ -147,6 +155,17 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
     return Layer(module, blobs[: 1 + p.bias_term])
 
 
+@layer(
+    "ConvolutionSK", "convolution_param", bottoms=(1, None), ignored=_IGNORED, origin="naibaf7", refuses="a pad, as conv_sk_layer.cpp does"
+)
+def convolution_sk(p: Fields, *bottoms: Tensor) -> Layer:
+    """Convolution with strided kernels, before it had a dilation: four axes, no pad, a bias (1, 1, 1, num_output)."""
+    if bottoms[0].dim() != 4 or any(p.pad) or p.pad_h or p.pad_w:
+        raise ValueError("ConvolutionSK takes (N, C, H, W) and no pad (conv_sk_layer.cpp)")
+    made = _convolution(p, bottoms, transposed=False)
+    return replace(made, params=[replace(param, squeezed=param.key == "bias") for param in made.params])
+
+
 @layer("Convolution", "convolution_param", bottoms=(1, None), ignored=_IGNORED)
 def convolution(p: Fields, *bottoms: Tensor) -> Layer:
     return _convolution(p, bottoms, transposed=False)
@@ -204,3 +223,57 @@ def convolution_depthwise(p: Fields, x: Tensor) -> Layer:
 @layer("DepthwiseConvolution", "convolution_param", ignored=_IGNORED)
 def depthwise_convolution(p: Fields, x: Tensor) -> Layer:
     return _depthwise(p, x, p.group)
+
+
+class Local(CaffeModule):
+    """A convolution whose kernel is another one at each place of the output; (N, C, H, W) -> (N, out_channels, *out).
+
+    weight: (out_channels, C * k * k, prod(out)), bias: (out_channels, prod(out)): the image has one size. local_layer.cpp of
+    BVLC's pull request 1271 and of happynear/caffe-windows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        out: Sequence[int],
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels, self.out = in_channels, out_channels, tuple(out)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        places = self.out[0] * self.out[1]
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels * kernel_size**2, places))
+        self.bias = nn.Parameter(torch.empty(out_channels, places)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = F.unfold(x, self.kernel_size, 1, self.padding, self.stride)
+        y = torch.einsum("nkp,okp->nop", columns, self.weight)
+        return (y if self.bias is None else y + self.bias).reshape(len(x), self.out_channels, *self.out)
+
+
+@layer("Local", "local_param", origin="BVLC's pull request 1271, happynear")
+def local(p: Fields, x: Tensor) -> Layer:
+    if x.dim() != 4 or min(p.num_output, p.kernel_size, p.stride) < 1 or min(x.shape[2:]) < p.kernel_size:
+        raise ValueError("it takes (N, C, H, W) of at least the kernel's size, and num_output, kernel_size and stride of at least 1")
+    out = [(side + 2 * p.pad - p.kernel_size) // p.stride + 1 for side in x.shape[2:]]
+    module = Local(x.shape[1], p.num_output, out, p.kernel_size, p.stride, p.pad, p.bias_term)
+    weight = Param("weight", p.weight_filler, (p.num_output, 1, *module.weight.shape[1:]))
+    return Layer(
+        module, [weight, Param("bias", p.bias_filler, (1, 1, p.num_output, out[0] * out[1]))][: 1 + p.bias_term], _without_ones, _as_stored
+    )
+
+
+def _without_ones(blobs: list[Tensor]) -> dict[str, Tensor]:
+    """(out, 1, K, places) and (1, 1, out, places) lose their axes of 1."""
+    return {
+        key: blob.reshape(-1, *blob.shape[2:]) if key == "weight" else blob[0, 0]
+        for key, blob in zip(("weight", "bias"), blobs, strict=False)
+    }
+
+
+def _as_stored(state: dict[str, Tensor]) -> list[Tensor]:
+    return [state["weight"][:, None], *([state["bias"][None, None]] if "bias" in state else [])]

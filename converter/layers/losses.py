@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
@@ -84,6 +85,8 @@ class SoftmaxWithLoss(Loss):
 
 @layer("SoftmaxWithLoss", "softmax_param", bottoms=(2, 2), ignored=ENGINE, is_loss=True)
 def softmax_with_loss(p: Fields, x: Tensor, label: Tensor) -> nn.Module:
+    if p.normalize_type != "Softmax":
+        raise UnsupportedError(f'normalize_type {p.normalize_type!r}: no public Caffe computes another one than "Softmax" here')
     return SoftmaxWithLoss(_normalization(p, "VALID"), _ignore_label(p), p.axis_of(x), p.tops > 1)
 
 

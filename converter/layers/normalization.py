@@ -188,6 +188,8 @@ def _four_blobs(state: dict[str, Tensor]) -> list[Tensor]:
 
 @layer("Softmax", "softmax_param", ignored=ENGINE)
 def softmax(p: Fields, x: Tensor) -> nn.Module:
+    if p.normalize_type != "Softmax":
+        raise UnsupportedError(f'normalize_type {p.normalize_type!r}: no public Caffe computes another one than "Softmax" here')
     return nn.Softmax(p.axis_of(x))
 
 
@@ -227,16 +229,17 @@ class FaceNormalize(CaffeModule):
 @layer("Normalize")
 def normalize(p: Fields, x: Tensor) -> Layer:
     """Two layers have this name: SSD's with a weight (norm_param), happynear's for face embeddings without (normalize_param)."""
-    if x.dim() < 2 or (p.has("norm_param") and p.has("normalize_param")):
-        raise ValueError("Normalize takes at least two axes, and norm_param or normalize_param, not both")
+    if x.dim() < 2 or len(fields_set(p, "norm_param", "normalize_param", "softmax_param")) > 1:
+        raise ValueError("Normalize takes at least two axes, and norm_param, normalize_param or its older softmax_param, only one of them")
     if p.has("norm_param"):
         norm = p.norm_param
         module = Normalize(x.shape[1], norm.across_spatial, norm.channel_shared, norm.eps)
         return Layer(module, [Param("weight", Filler.of(norm.scale_filler) if norm.HasField("scale_filler") else 1.0)])
-    kind = p.normalize_param.normalize_type  # fix_gradient and bp_norm change gradients only
+    older = p.softmax_param if p.has("softmax_param") else None  # happynear's before normalize_param
+    kind = (p.normalize_param if older is None else older).normalize_type  # fix_gradient and bp_norm change gradients only
     if kind not in ("L1", "L2") or x.dim() not in (2, 4):
         raise ValueError(f"normalize_type {kind!r} on {x.dim()} axes; there are L1 and L2, on (N, C) or (N, C, H, W)")
-    if not p.has("normalize_param") and x.shape[2:].numel() != 1:
+    if not p.has("normalize_param") and older is None and x.shape[2:].numel() != 1:
         raise ValueError(
             "it has no parameters, and forks differ in what is normalized then: say norm_param { across_spatial: true }"
             ' (SSD\'s default) or normalize_param { normalize_type: "L2" } (over channels, without a weight)'
@@ -279,6 +282,21 @@ class BN(nn.modules.batchnorm._BatchNorm):
         return super().forward(input)
 
 
+class BatchNormWithStatistics(CaffeModule):
+    """SegNet's BN in LEARN mode with more tops: the normalized values, and the batch's mean and variance, (1, C, 1, 1) each."""
+
+    def __init__(self, num_features: int, eps: float = 1e-9, tops: int = 3):
+        super().__init__()
+        self.num_features, self.eps, self.tops = num_features, eps, tops
+        self.weight = nn.Parameter(torch.empty(num_features))
+        self.bias = nn.Parameter(torch.empty(num_features))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        y = F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        return (y, mean.reshape(1, -1, 1, 1), variance.reshape(1, -1, 1, 1))[: self.tops]
+
+
 class ScaleShift(CaffeModule):
     """x * weight + bias for each channel: SegNet's BN in INFERENCE mode, its statistics folded into both."""
 
@@ -312,7 +330,11 @@ def bn(p: Fields, x: Tensor) -> Layer:
         return Layer(module, params, _flat, _with_one_axis)
     # segnet's bn_layer.cpp: LEARN normalizes by the batch in every phase, with an eps of 1e-9
     learn = p.bn_mode == "LEARN"
-    segnet = BN(channels, 1e-9, track_running_stats=False) if learn else ScaleShift(channels)
+    segnet: nn.Module = BN(channels, 1e-9, track_running_stats=False) if learn else ScaleShift(channels)
+    if p.tops > 1:  # HyeonwooNoh/caffe: the batch's mean and variance as well
+        if not learn or p.tops > 3 or x.dim() != 4:
+            raise ValueError(f"{p.tops} tops; with bn_mode LEARN there are up to three, of a bottom (N, C, H, W)")
+        segnet = BatchNormWithStatistics(channels, 1e-9, p.tops)
     params = [Param("weight", p.scale_filler, shape, True), Param("bias", p.shift_filler, shape, True)]
     return Layer(segnet, params, _flat, _with_axes)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, Layer, Param, layer
 
@@ -112,3 +113,43 @@ class LSTM(Recurrent):
 @layer("LSTM", "recurrent_param", bottoms=(2, 5), ignored=_IGNORED)
 def lstm(p: Fields, *bottoms: Tensor) -> Layer:
     return _recurrent(p, LSTM, ("weight_x", "bias", "weight_static", "weight_h"), bottoms)
+
+
+class Lstm(LSTM):
+    """Junhyuk's Lstm layer (senlinuc/caffe_ocr, CTPN: lstm_layer.cpp): one sequence an item, from zeros; `cont` only as a bottom.
+
+    (T, N, ...) -> (T, N, hidden_size). `cont`: (T,) for a batch of one, 0 where a sequence begins. At N > 1 this is the
+    GPU's result; the CPU code adds the first item's recurrent input to all.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+
+    def forward(self, x: Tensor, *cont: Tensor) -> Tensor:
+        steps, batch = x.shape[:2]
+        begun = torch.cat((x.new_zeros(1, batch), x.new_ones(steps - 1, batch)))
+        y = super().forward(x, (cont[0].reshape(steps, batch) != 0).to(x.dtype) if cont else begun)
+        assert isinstance(y, Tensor)
+        return y
+
+
+@layer(
+    "Lstm",
+    "lstm_param",
+    bottoms=(1, 2),
+    ignored={"clipping_threshold": "clips gradients"},
+    origin="CTPN, senlinuc/caffe_ocr",
+    refuses="the older form whose bottom has T * N rows and whose batch_size says N",
+)
+def lstm_of_junhyuk(p: Fields, x: Tensor, *cont: Tensor) -> Layer:
+    if x.dim() < 3 or (p.has("batch_size") and p.batch_size != x.shape[1]):
+        raise UnsupportedError(
+            f"a bottom of {x.dim()} axes with batch_size {p.batch_size}: we compute the form that takes (T, N, ...); Reshape it before"
+        )
+    if p.num_output < 1:
+        raise ValueError(f"num_output is {p.num_output}; it must be at least 1")
+    if cont and (cont[0].numel() != cont[0].shape[0] or x.shape[1] != 1 or cont[0].shape[0] != x.shape[0]):
+        raise ValueError("its second bottom is one value for each of T steps, for a batch of one (lstm_layer.cpp)")
+    weight = p.weight_filler
+    params = [Param("weight_x", weight), Param("weight_h", weight), Param("bias", p.bias_filler)]
+    return Layer(Lstm(prod(x.shape[2:]), p.num_output), params)

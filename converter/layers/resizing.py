@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, fields_set, layer
 
@@ -15,7 +16,8 @@ from converter.layers.registry import Fields, fields_set, layer
 class Interp(CaffeModule):
     """Bilinear resizing with corners on corners, after cropping -pad_beg and -pad_end values of both axes.
 
-    The new size is size; or (n - 1) // shrink_factor + 1, then n + (n - 1) * (zoom_factor - 1). DeepLab, PSPNet.
+    The new size is size; or (n - 1) // shrink_factor + 1, then n + (n - 1) * (zoom_factor - 1); or a second bottom's. DeepLab,
+    PSPNet.
     """
 
     def __init__(self, size: Sequence[int] | None = None, shrink_factor: int = 1, zoom_factor: int = 1, pad_beg: int = 0, pad_end: int = 0):
@@ -27,16 +29,24 @@ class Interp(CaffeModule):
         n = (n - 1) // self.shrink_factor + 1
         return n + (n - 1) * (self.zoom_factor - 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
         height, width = (x.shape[i] + self.pad_beg + self.pad_end for i in (2, 3))
         if height < 1 or width < 1:
             raise ValueError(f"nothing is left of {x.shape[2]}x{x.shape[3]} values with pad_beg {self.pad_beg} and pad_end {self.pad_end}")
         x = x[:, :, -self.pad_beg : height - self.pad_beg, -self.pad_beg : width - self.pad_beg]
-        return F.interpolate(x, self.size or (self.resized(height), self.resized(width)), mode="bilinear", align_corners=True)
+        given = self.size if like is None else (like.shape[2], like.shape[3])
+        return F.interpolate(x, given or (self.resized(height), self.resized(width)), mode="bilinear", align_corners=True)
 
 
-@layer("Interp", "interp_param")
-def interp(p: Fields, x: Tensor) -> nn.Module:
+@layer("Interp", "interp_param", bottoms=(1, 2), origin="DeepLab, PSPNet; soeaver's use_blob_size")
+def interp(p: Fields, x: Tensor, *like: Tensor) -> nn.Module:
+    if bool(like) != p.use_blob_size:
+        raise ValueError("a second bottom gives the size with use_blob_size: true, and only then")
+    if like:
+        others = fields_set(p, "height", "width", "zoom_factor", "shrink_factor")
+        if others or p.pad_beg > 0 or p.pad_end > 0 or x.dim() != 4 or like[0].dim() != 4:
+            raise ValueError(f"with use_blob_size it takes (N, C, H, W), pad_beg and pad_end of at most 0, and no {others or 'other size'}")
+        return Interp(pad_beg=p.pad_beg, pad_end=p.pad_end)
     size = (p.height, p.width) if p.has("height") and p.has("width") else None
     factors = p.has("zoom_factor") or p.has("shrink_factor")
     if (p.has("height") or p.has("width")) != (size is not None) or factors == (size is not None):
@@ -124,3 +134,62 @@ def _yolo_upsample(p: Fields, like: bool) -> nn.Module:
     if min(size or (2,)) < 2 or min(scale or (2,)) < 2:
         raise ValueError("heights, widths and scales must be at least 2")
     return Upsample(p.mode.lower(), None if like else scale, None if like else size)
+
+
+def _side(p: Fields, name: str, short: str, default: int | None) -> tuple[int, int] | None:
+    """name for both axes, or short_h and short_w."""
+    each = fields_set(p, f"{short}_h", f"{short}_w")
+    if each and (len(each) != 2 or p.has(name)):
+        raise ValueError(f"{name}, or {short}_h and {short}_w together: not both, and not one alone")
+    if each:
+        return getattr(p, each[0]), getattr(p, each[1])
+    return None if default is None and not p.has(name) else (getattr(p, name), getattr(p, name))
+
+
+class Unpooling(CaffeModule):
+    """MAX: each value where the mask of a MAX pooling says, or without one at its window's corner; zeros elsewhere.
+
+    AVE and TILE: each value over its whole window, divided by the window's part inside the output or not, windows that overlap
+    added. (N, C, H, W) -> (N, C, *size). HyeonwooNoh/caffe (DeconvNet): unpooling_layer.cpp, and .cu where the CPU's code
+    adds to the last call's result.
+    """
+
+    def __init__(self, mode: str, size: Sequence[int], kernel_size: Sequence[int], stride: Sequence[int]):
+        super().__init__()
+        self.mode, self.size, self.kernel_size, self.stride = mode, tuple(size), tuple(kernel_size), tuple(stride)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        starts = [torch.arange(x.shape[2 + i], device=x.device) * self.stride[i] for i in (0, 1)]
+        if self.mode == "MAX":
+            corner = [start.clamp(max=side - 1) for start, side in zip(starts, self.size, strict=True)]
+            index = (corner[0][:, None] * self.size[1] + corner[1]).expand(x.shape) if mask is None else mask.long()
+            flat = x.new_zeros(*x.shape[:2], self.size[0] * self.size[1])
+            return flat.scatter(2, index.flatten(2), x.flatten(2)).reshape(*x.shape[:2], *self.size)
+        inside = []  # of axis i: (windows, size), 1 where the window covers the place
+        for start, side, kernel in zip(starts, self.size, self.kernel_size, strict=True):
+            place = torch.arange(side, device=x.device)
+            inside.append(((place >= start[:, None]) & (place < start[:, None] + kernel)).to(x.dtype))
+        if self.mode == "AVE":
+            x = x / (inside[0].sum(1)[:, None] * inside[1].sum(1))
+        return inside[0].T @ x @ inside[1]
+
+
+@layer(
+    "Unpooling",
+    "unpooling_param",
+    bottoms=(1, 2),
+    origin="DeconvNet",
+    refuses="a pad, as unpooling_layer.cpp does; a missing unpool_size; a mask with AVE or TILE",
+)
+def unpooling(p: Fields, x: Tensor, *mask: Tensor) -> nn.Module:
+    kernel, stride = _side(p, "kernel_size", "kernel", None), _side(p, "stride", "stride", 1)
+    size, pad = _side(p, "unpool_size", "unpool", None), _side(p, "pad", "pad", 0)
+    if kernel is None or size is None or stride is None or x.dim() != 4 or min(*kernel, *size, *stride) < 1:
+        raise UnsupportedError(
+            "DeconvNet's Unpooling takes (N, C, H, W) with kernel_size and unpool_size in unpooling_param; other forks' Unpooling differ"
+        )
+    if pad != (0, 0) or (mask and (p.unpool != "MAX" or mask[0].shape != x.shape)):
+        raise ValueError("it takes no pad, and a mask of the bottom's shape with unpool MAX only (unpooling_layer.cpp)")
+    if any((x.shape[2 + i] - 1) * stride[i] >= size[i] for i in (0, 1)) and p.unpool != "MAX":
+        raise ValueError(f"the windows of {x.shape[2]}x{x.shape[3]} values begin behind an unpool_size of {size}")
+    return Unpooling(p.unpool, size, kernel, stride)

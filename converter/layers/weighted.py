@@ -41,6 +41,12 @@ def inner_product(p: Fields, x: Tensor) -> Layer:
     return Layer(module, blobs, _transposed, _transposed_back) if p.transpose else Layer(module, blobs)
 
 
+@layer("SparseInnerProduct", "inner_product_param", origin="jolibrain, alemagnani")
+def sparse_inner_product(p: Fields, x: Tensor) -> Layer:
+    """On dense input it is InnerProduct (sparse_inner_product_layer.cpp), and ours is dense."""
+    return inner_product(p, x)
+
+
 def _transposed(blobs: list[Tensor]) -> dict[str, Tensor]:
     return {"weight": blobs[0].T.contiguous(), **({"bias": blobs[1]} if len(blobs) > 1 else {})}
 

@@ -20,6 +20,15 @@ ELSEWHERE |= {"Gather", "Split", "Transpose", "Python:SSH.layers.proposal_layer.
 # test_window_layers.py
 ELSEWHERE |= {"DECONVOLUTION3D", "Deconvolution3D", "NdConvolution", "NdPooling", "PoolingSK", "SpatialPyramidPooling"}
 ELSEWHERE |= {"SpatialDropout"}  # test_test_time_layers.py
+ELSEWHERE |= {
+    "ConvolutionSK",
+    "InnerDistance",
+    "LargeMarginInnerProduct",
+    "Local",
+    "SparseInnerProduct",
+    "Unpooling",
+}  # test_rare_layers.py
+ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 
 
