@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def _paths(files: dict[str, Path]) -> Answer:
     return {name: str(path) for name, path in files.items()}, "\n".join(map(str, files.values())), 0
 
 
-def _table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+def _table(columns: list[str], rows: Sequence[Mapping[str, object]]) -> str:
     """Left-aligned columns; the last one as long as it is."""
     widths = [max(len(column), *(len(str(row[column])) for row in rows)) for column in columns[:-1]]
     lines = [columns, *([str(row[column]) for column in columns] for row in rows)]

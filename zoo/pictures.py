@@ -39,7 +39,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     upper 8 are kept. Raises PictureError, whose text is the reason without the file's name.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), Path(path).open("rb") as file:
@@ -54,7 +54,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
             return np.array(picture if turn is None else picture.transpose(Image.Transpose[turn]))
     except PictureError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PictureError(f"not a picture ({', '.join(FORMATS)})" if Path(path).stat().st_size else "the file is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"more than {MOST_PIXELS:,} pixels: refused") from error

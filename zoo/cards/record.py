@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from converter.preprocess import Preprocess
 
@@ -117,7 +117,7 @@ class LocalCard:
     title: str
     path: Path  # the run folder, or the prototxt
     architecture: str  # a public class of the package architectures, or "caffe"
-    arguments: Mapping[str, Any]  # that it is built with
+    arguments: Mapping[str, object]  # that it is built with
     preprocess: Preprocess | None  # None where the input is no image
     classifier: str | None = None  # of a Caffe net: the layer that num_classes replaces, where it is clear which
     labels: tuple[str, ...] = ()

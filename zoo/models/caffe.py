@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from converter.preprocess import Preprocess
 from zoo.cards.record import LocalCard
 from zoo.errors import LoadError
+from zoo.models.model import check_classes, finished
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from converter import CaffeNet
     from converter.build.graph import Graph
     from converter.program import Step
+    from zoo.models.model import CaffeModel
 
 PathLike = str | os.PathLike[str]
 
@@ -33,7 +35,7 @@ def load_caffe(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> CaffeNet:
+) -> CaffeModel:
     """A net of one input as converter.convert() makes it, which returns logits: images -> (N, classes).
 
     A Softmax that ends the net is left out of the result (its blob is still there: `model(x, blobs=("prob",))`), and axes of
@@ -52,15 +54,13 @@ def load_caffe(
     Raises LoadError: the files do not convert (with converter's own message), the net has several inputs or outputs, it is
     not clear which layer gives the classes, or the mean is in a file.
     """
-    if num_classes is not None and num_classes < 1:
-        raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
-    model, layer = build(prototxt, weights, num_classes, classifier, input_shapes, empty=False)
-    spec = preprocess if preprocess is not None else _preprocess(model)
+    check_classes(num_classes)
+    net, layer = build(prototxt, weights, num_classes, classifier, input_shapes, empty=False)
+    preprocess = preprocess if preprocess is not None else _preprocess(net)
     path = Path(prototxt if prototxt is not None else weights or "")
-    model.card = LocalCard(model.name or path.stem, f"{model.name or path.stem} (Caffe)", path, "caffe", {}, spec, layer)  # type: ignore[assignment]
-    model.preprocess = spec
-    model.labels = ()  # type: ignore[assignment]
-    return model.to(device=device, dtype=dtype).eval()
+    name = net.name or path.stem
+    card = LocalCard(name, f"{name} (Caffe)", path, "caffe", {}, preprocess, classifier=layer)
+    return cast("CaffeModel", finished(net, card, (), preprocess, device, dtype))
 
 
 def build(
@@ -101,7 +101,7 @@ def build(
     return net, layer
 
 
-def _flattened(module: CaffeNet, tensors: tuple[Tensor, ...], result: Any) -> Any:
+def _flattened(module: CaffeNet, tensors: tuple[Tensor, ...], result: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
     """(N, K, 1, 1) -> (N, K); blobs asked for by name stay as they are."""
     return result if isinstance(result, dict) else result.flatten(1)
 

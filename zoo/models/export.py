@@ -8,8 +8,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
+from architectures.contract import CaffeTwin, Classifier
 from zoo.cards.registry import CARDS
 from zoo.errors import LoadError, SaveError
 from zoo.models.named import PROTOTXTS
@@ -29,6 +30,10 @@ WITHOUT_A_CARD = {
     "SmallVGG": "small_vgg.prototxt",
 }
 TOLERANCE = 1e-3  # of the largest output: the two nets differ by rounding (1e-6), or they are different nets
+
+
+class Twin(CaffeTwin, Classifier, Protocol):
+    """What the net of an architecture's Caffe form has: the table of its layers, and the path of its classifier."""
 
 
 def forms() -> dict[str, str]:
@@ -71,11 +76,11 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
 
     from converter import ConversionError
 
-    kind = type(model)
+    kind = cast("type[Twin]", type(model))
     if kind.__name__ not in forms():
         raise SaveError(f"{_no_form(kind)} There is one for {', '.join(forms())}, and for converted nets")
     _check_taps(model)
-    _check_layers(model)
+    _check_layers(model, kind)
     twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     state = twin.state_dict()
     try:
@@ -105,29 +110,30 @@ def _no_form(kind: type) -> str:
     return reasons.get(kind.__name__, f"{kind.__name__} has no Caffe form: no prototxt in the zoo describes it.")
 
 
-def _check_taps(model: Any) -> None:
+def _check_taps(model: nn.Module) -> None:
     """A prototxt has the default's taps, and others may have the same shapes."""
     default = inspect.signature(type(model)).parameters.get("taps")
-    if default is not None and tuple(model.taps) != tuple(default.default):
+    taps = getattr(model, "taps", ())
+    if default is not None and tuple(taps) != tuple(default.default):
         raise SaveError(
-            f"this {type(model).__name__} has the taps {', '.join(model.taps)}; {forms()[type(model).__name__]} is the net of the default's"
+            f"this {type(model).__name__} has the taps {', '.join(taps)}; {forms()[type(model).__name__]} is the net of the default's"
             f" ({', '.join(default.default)}), and no other has a Caffe form"
         )
 
 
-def _check_layers(model: Any) -> None:
+def _check_layers(model: nn.Module, kind: type[Twin]) -> None:
     """A net of fewer or more stages has no prototxt: num_output can change, layers cannot."""
-    held = {path for path in model.FROM_CAFFE.values() if path is not None}
+    held = {path for path in kind.FROM_CAFFE.values() if path is not None}
     lacking = sorted(held - dict(model.named_modules()).keys())
     if lacking:
-        name = type(model).__name__
+        name = kind.__name__
         raise SaveError(
             f"this {name} has no {', '.join(lacking)}; {forms()[name]} is the net of the default's layers, whose widths may change but not"
             " their number, and no other has a Caffe form"
         )
 
 
-def _structure(kind: Any, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
+def _structure(kind: type[Twin], state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
     """The shipped prototxt's net on the meta device, as wide as the model is; and the blob that the model returns."""
     from converter.build.assemble import assemble
     from converter.conversion import prepare
@@ -164,7 +170,7 @@ def _widths(graph: Graph, table: Mapping[str, str | None], state: Mapping[str, T
     return found
 
 
-def _caffe_state(kind: Any, state: Mapping[str, Tensor], net: CaffeNet) -> dict[str, Tensor]:
+def _caffe_state(kind: type[Twin], state: Mapping[str, Tensor], net: CaffeNet) -> dict[str, Tensor]:
     """The inverse of from_caffe_state(): the model's weights under the Caffe net's names.
 
     Two Caffe layers of one path (BatchNorm and Scale) each take the parameters that they have.

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from architectures.contract import Adjusted
 from zoo import disk
@@ -18,12 +18,15 @@ from zoo.cards.record import Card, Network
 from zoo.errors import LoadError
 from zoo.files import store
 from zoo.files.fetch import fetch
+from zoo.models.model import check_classes, finished
 from zoo.models.runs import is_run, load_run
 from zoo.models.weights import caffe_net, fill, hand_written, keys_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from zoo.models.model import Model
 
 PROTOTXTS = Path(__file__).parents[1] / "prototxt"
 log = logging.getLogger("caffezoo")
@@ -38,7 +41,7 @@ def load(
     dtype: torch.dtype | None = None,
     accept_terms: bool = False,
     allow_unverified: bool = False,
-) -> nn.Module:
+) -> Model:
     """The model as an nn.Module in eval mode, with `.preprocess` (image -> input), `.card` and `.labels`.
 
     `name` is a model's (zoo.list_models()), or the folder of a run of finetune: a Path, or a text that has a "/" in it or names
@@ -52,13 +55,11 @@ def load(
     Raises what fetch() raises, and LoadError where weights and architecture don't fit, the model has no last layer to
     replace, or the folder is no finished run.
     """
-    if num_classes is not None and num_classes < 1:
-        raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+    check_classes(num_classes)
     from converter import read_mean
 
     if is_run(name):
-        run = load_run(Path(name), pretrained=pretrained, num_classes=num_classes)
-        return run.to(device=device, dtype=dtype).eval()
+        return load_run(Path(name), pretrained=pretrained, num_classes=num_classes, device=device, dtype=dtype)
     card = registry.card_of(str(name))
     preprocess = card.preprocess
     if pretrained:
@@ -68,14 +69,11 @@ def load(
             preprocess = preprocess.with_mean_image(read_mean(files[card.preprocess.mean]))
     else:
         model = _structure(card, num_classes)
-    # A CaffeNet has what its prototxt says; the card knows more.
-    model.preprocess = preprocess  # type: ignore[assignment]
-    model.card = card  # type: ignore[assignment]
-    model.labels = labels(card) if num_classes is None else ()  # type: ignore[assignment]
-    return model.to(device=device, dtype=dtype).eval()
+    labels = labels_of(card) if num_classes is None else ()
+    return cast("Model", finished(model, card, labels, preprocess, device, dtype))
 
 
-def labels(card: Card) -> tuple[str, ...]:
+def labels_of(card: Card) -> tuple[str, ...]:
     """The names of the model's outputs in their order, or () where there are none or their file is not in the cache."""
     if card.labels_file is None:
         return card.labels

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from architectures.contract import nets
 from converter.preprocess import Preprocess
@@ -16,10 +16,14 @@ from zoo.cards import registry
 from zoo.cards.record import Crop, LocalCard
 from zoo.disk import digests
 from zoo.errors import LoadError
+from zoo.models.model import finished
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+
+    from zoo.models.model import Model
 
 FORMAT = 1
 MOST_BYTES = 4 << 20  # of card.json
@@ -35,11 +39,17 @@ def is_run(name: str | os.PathLike[str]) -> bool:
     return any((Path(name) / file).is_file() for file in ("card.json", "config.json"))
 
 
-def load_run(folder: Path, *, pretrained: bool, num_classes: int | None) -> nn.Module:
-    """The model of a run folder on the CPU, with `.preprocess`, `.card` (a LocalCard) and `.labels`."""
+def load_run(
+    folder: Path,
+    *,
+    pretrained: bool,
+    num_classes: int | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> Model:
+    """The model of a run folder, with `.preprocess`, `.card` (a LocalCard) and `.labels`."""
     facts = _facts(folder)
     card = _card(facts, folder)
-    model: Any
     if card.architecture == "caffe":
         model, layer = _caffe(facts, card, folder, pretrained, num_classes)
         card = replace(card, classifier=layer)
@@ -50,13 +60,11 @@ def load_run(folder: Path, *, pretrained: bool, num_classes: int | None) -> nn.M
     outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
     if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
         raise LoadError(f"{folder / 'card.json'}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
-    model.preprocess = card.preprocess
-    model.card = card
-    model.labels = card.labels if num_classes is None else ()
-    return model
+    labels = card.labels if num_classes is None else ()
+    return cast("Model", finished(model, card, labels, card.preprocess, device, dtype))
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> dict[str, object]:
     """What card.json holds, the types of its fields not yet checked."""
     path = folder / "card.json"
     try:
@@ -81,7 +89,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _card(facts: Mapping[str, Any], folder: Path) -> LocalCard:
+def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
     where = folder / "card.json"
 
     def field(name: str, kind: type | tuple[type, ...], what: str) -> Any:
@@ -173,7 +181,7 @@ def _pair(value: object) -> tuple[int, int] | None:
     return None
 
 
-def _hand_written(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None) -> nn.Module:
+def _hand_written(facts: Mapping[str, object], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None) -> nn.Module:
     import torch
 
     kind = _architecture(card.architecture, folder)
@@ -193,7 +201,7 @@ def _hand_written(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretr
     return model
 
 
-def _converted_part(facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool) -> dict[str, Any]:
+def _converted_part(facts: Mapping[str, object], card: LocalCard, folder: Path, pretrained: bool) -> dict[str, object]:
     """The converted Caffe net inside of an architecture that reads one (encoder: "caffe"), from the folder's prototxt."""
     if card.arguments.get("encoder") != "caffe":
         return {}
@@ -204,7 +212,7 @@ def _converted_part(facts: Mapping[str, Any], card: LocalCard, folder: Path, pre
     return {"cnn": net}
 
 
-def _architecture(name: str, folder: Path) -> Any:
+def _architecture(name: str, folder: Path) -> type[nn.Module]:
     """A net of the package architectures: nothing else can be named."""
     known = nets()
     if name not in known:
@@ -223,7 +231,7 @@ def _check_size(model: nn.Module, folder: Path) -> None:
 
 
 def _caffe(
-    facts: Mapping[str, Any], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None
+    facts: Mapping[str, object], card: LocalCard, folder: Path, pretrained: bool, num_classes: int | None
 ) -> tuple[nn.Module, str | None]:
     from zoo.models.caffe import build
 
@@ -247,7 +255,7 @@ def _inside(folder: Path, name: object, what: str) -> Path:
     raise LoadError(f"{path} is missing; copy it, too, or train again")
 
 
-def _weights(facts: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+def _weights(facts: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from architectures.contract import Classifier
 from zoo.errors import LoadError
@@ -37,7 +37,7 @@ def caffe_net(
         raise LoadError(str(error)) from error
 
 
-def hand_written(kind: Any, arguments: Mapping[str, Any], num_classes: int | None, what: str) -> nn.Module:
+def hand_written(kind: type[nn.Module], arguments: Mapping[str, object], num_classes: int | None, what: str) -> nn.Module:
     """A net of the package architectures; `num_classes` goes over the arguments' own."""
     has_classifier = isinstance(kind, Classifier)
     if num_classes is None:

@@ -20,7 +20,7 @@ from converter.preprocess import Preprocess
 from zoo.cards import registry
 from zoo.cards.record import Archive, Card, Checksum, File, Mirror, Network, Terms
 from zoo.errors import FetchError, LoadError, Offline, ProofError, TermsNotAccepted, UnknownModel, Unverified
-from zoo.models.named import labels
+from zoo.models.named import labels_of
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -339,7 +339,7 @@ def test_add_takes_the_authors_archive_also_packed_again(
     assert sorted(taken) == (["net.caffemodel"] if repacked else ["names.txt", "net.caffemodel"])
     assert taken["net.caffemodel"].read_bytes() == weights
     assert not server.log
-    assert labels(card) == (() if repacked else ("one", "two"))
+    assert labels_of(card) == (() if repacked else ("one", "two"))
 
 
 def test_add_of_a_file_that_nothing_can_prove_needs_consent(server: Server, put: Callable[[Card], Card], tmp_path: Path) -> None:
