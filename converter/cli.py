@@ -133,7 +133,8 @@ def _shapes(given: list[str], usage: Callable[[str], Any]) -> dict[str, tuple[in
 
 
 def _is_mean(path: Path) -> bool:
-    from converter.read.caffemodel import blob_file, is_hdf5, open_source
+    from converter.read.caffemodel import blob_file, is_hdf5
+    from converter.read.source import open_source
 
     return not is_hdf5(path) and blob_file(open_source(path))
 

@@ -8,10 +8,6 @@ not wrap, files above 2 GiB (which protobuf itself cannot read) are like any oth
 
 from __future__ import annotations
 
-import mmap
-import os
-import stat
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -19,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import WeightsError, shown
-from converter.files import head, stand_in
+from converter.files import head
+from converter.read.source import Source, open_source
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _ITEM = {"F32": 4, "F64": 8, "F16": 2}
 _RAW_TYPES = {0: "F64", 1: "F32", 2: "F16"}  # NVIDIA Caffe's Type; 3 and 4 are integers
 _MOST_FIELDS = 1 << 18  # of a file, a run of values counting as one: a ResNet of 1,000 layers has some 60,000
-_CONTROLS = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # which text does not hold
 
 
 @dataclass(frozen=True)
@@ -125,69 +121,6 @@ class Weights:
     net: bytes | None = None  # the embedded NetParameter without blobs
 
 
-class Source:
-    """An open weight file: mapped for the walk, read by position for the values (reads are not charged to our memory).
-
-    Blobs hold on to it; the file is closed with the last of them.
-    """
-
-    def __init__(self, path: Path, descriptor: int):
-        self.path, self.descriptor = path, descriptor
-        weakref.finalize(self, os.close, descriptor)
-        self.map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        self.size = len(self.map)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer of bytes from the file."""
-        while len(buffer):
-            count = os.preadv(self.descriptor, [buffer], offset)
-            if not count:
-                raise WeightsError(f"{self.path}: the file became shorter while it was read.")
-            buffer, offset = buffer[count:], offset + count
-
-
-def open_source(path: Path) -> Source:
-    """Open and map a weight file, and tell what is none by its first bytes.
-
-    Raises:
-        WeightsError: missing, empty, or a web page, an archive, a Git LFS pointer, another framework's file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
-    except OSError as problem:
-        raise WeightsError(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
-    except ValueError as problem:
-        raise WeightsError(f"{shown(str(path))}: no file can have this name.") from problem
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise WeightsError(f"{path}: not a regular file, so no weight file.")
-        head = os.pread(descriptor, 512, 0)
-        if not head:
-            raise WeightsError(f"{path}: the file is empty; the download may have failed.")
-        complaint = _not_weights(head)
-        if complaint:
-            raise WeightsError(f"{path}: {complaint}")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    try:
-        return Source(path, descriptor)
-    except (OSError, ValueError) as problem:
-        raise WeightsError(f"{path}: cannot be mapped into memory ({problem}).") from problem
-
-
-def _not_weights(head: bytes) -> str | None:
-    if found := stand_in(head):
-        return f"no weight file, but {found}."
-    if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")) or head[257:262] == b"ustar":
-        return "this is an archive (or a PyTorch .pth); unpack the caffemodel from it first."
-    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return "this is a Python pickle, not a caffemodel."
-    if head.lstrip().lower().startswith((b"layer", b"name:", b"input:", b"#")) and head == head.translate(None, _CONTROLS):
-        return "this is a text file, a prototxt by its looks; give it as the first file, and the .caffemodel as the second."
-    return None
-
-
 def is_hdf5(path: Path) -> bool:
     """Whether a file begins as HDF5 files do."""
     return head(path, 8) == b"\x89HDF\r\n\x1a\n"
@@ -197,7 +130,7 @@ class _Walk:
     """The reading position, and what it is inside of, for messages."""
 
     def __init__(self, source: Source):
-        self.map, self.path, self.source = source.map, source.path, source
+        self.bytes, self.path, self.source = source.bytes, source.path, source
         self.last = ""  # the last whole layer
         self.left = _MOST_FIELDS
 
@@ -209,7 +142,7 @@ class _Walk:
         value = shift = 0
         start = at
         while at < end and shift < 70:
-            byte = self.map[at]
+            byte = self.bytes[at]
             at += 1
             value |= (byte & 127) << shift
             if byte < 128:
@@ -242,7 +175,7 @@ class _Walk:
             at += length
 
     def text(self, start: int, end: int) -> str:
-        raw = self.map[start:end]
+        raw = self.bytes[start:end]
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -295,7 +228,7 @@ class _Walk:
                 elif number == 12 and kind == LENGTH:
                     raw = (low, high)
                 elif number in (6, 9) and kind in (FIXED32, FIXED64) and low - first == 1:  # unpacked diffs: skip them in one go
-                    at = first + self.run(first, end, self.map[first], high - first) * (high - first)
+                    at = first + self.run(first, end, self.bytes[first], high - first) * (high - first)
                     break
         low, high = raw
         if high > low:
@@ -313,7 +246,7 @@ class _Walk:
         count, most, n = 0, (end - start) // step, 4
         while count < most:
             n = min(4 * n, 1 << 20, most - count)  # runs may be short, and a million of them
-            tags = self.map[start + count * step : start + (count + n) * step : step]
+            tags = self.bytes[start + count * step : start + (count + n) * step : step]
             same = n - len(tags.lstrip(bytes([tag])))
             count += same
             if same < n:
@@ -332,13 +265,13 @@ class _Walk:
                 inner, inner_rest, _ = self.layer(low, high, "V0", index, types)
                 body = b"".join(inner_rest)
                 outer = [*rest, b"\x0a" + encode_varint(len(body)) + body]
-                outer += [self.map[f:h] for n, _, f, _, h in self.fields(high, end, where) if n != blob_field]
+                outer += [self.bytes[f:h] for n, _, f, _, h in self.fields(high, end, where) if n != blob_field]
                 return inner, outer, "V0"
             if number == blob_field and kind == LENGTH:
                 places.append((low, high))
                 continue
             if high - first <= 1 << 20:  # no parameter is as long; a fork's bulk data are not the net's structure
-                rest.append(self.map[first:high])
+                rest.append(self.bytes[first:high])
             if number == name_field and kind == LENGTH:
                 name = self.text(low, high)
                 where = f"layer {shown(name)}"
@@ -397,7 +330,7 @@ def walk(path: Path) -> Weights:
             name = walker.text(low, high)
         elif high - low > 1 << 20:  # forks have options of their own (9 to 20 in NVIDIA's), but small ones
             raise walker.damaged(first, f"there is a field {number} of {high - low:,} bytes that no Caffe net has", "")
-        net.append(source.map[first:high])
+        net.append(source.bytes[first:high])
     if not layers:
         raise WeightsError(f"{path}: no layer is in this file; it is no caffemodel, or it was cut short.")
     return Weights(path, " and ".join(sorted(versions)), name, layers, source, b"".join(net))
@@ -405,7 +338,7 @@ def walk(path: Path) -> Weights:
 
 def blob_file(source: Source) -> bool:
     """Whether the file is one BlobProto rather than a net, by its first field; a .solverstate is refused."""
-    first = source.map[0]
+    first = source.bytes[0]
     if first == 0x08:  # BlobProto.num; SolverState.iter
         walker = _Walk(source)
         kinds = {(number, kind) for number, kind, *_ in walker.fields(0, source.size, "")}

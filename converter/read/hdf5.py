@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import WeightsError, shown
-from converter.read.caffemodel import Blob, Source, Span, WeightLayer, Weights, open_source
+from converter.read.caffemodel import Blob, Span, WeightLayer, Weights
+from converter.read.source import Source, open_source
 
 _LARGEST_RATIO = 1100  # of a compressed dataset's size to what it takes in the file; deflate reaches 1,032
 _MOST_MEMBERS = 1 << 16

@@ -20,7 +20,7 @@ from converter.build.matching import Plan, changed, tensor_of
 from converter.errors import ConversionError
 from converter.files import whole_file
 from converter.net import CaffeNet
-from converter.read.caffemodel import Source
+from converter.read.source import Source
 
 _CHUNK = 16 << 20
 Hashes = Callable[[], dict[str, str]]

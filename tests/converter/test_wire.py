@@ -37,6 +37,7 @@ from converter import convert, read_blobs, read_mean
 from converter.errors import ConversionError, WeightsError
 from converter.read.caffemodel import Blob, walk
 from converter.read.schema import message_class
+from converter.read.source import open_source
 from converter.read.weights import open_weights
 from converter.write.encode import write_caffemodel
 
@@ -471,11 +472,11 @@ def test_a_folder_a_pipe_and_a_device_are_refused_without_waiting(tmp_path: Path
     assert len(said) == 6 and all("not a regular file" in text for text in said.values())
 
 
-def test_a_file_that_cannot_be_mapped_is_told() -> None:
+def test_a_file_of_no_size_is_told() -> None:
     path = Path("/proc/self/stat")
     if not path.exists():
-        pytest.skip("this system has no /proc, whose files cannot be mapped")
-    with pytest.raises(WeightsError, match="cannot be mapped"):
+        pytest.skip("this system has no /proc, whose files have no size")
+    with pytest.raises(WeightsError, match="does not say how long"):
         read_blobs(path)
 
 
@@ -505,3 +506,15 @@ def test_a_file_that_was_cut_short_names_the_last_whole_layer(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"behind layer 'conv2'.* cut short"):
         walk(path)
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_told(tmp_path: Path) -> None:
+    """A mapped file would end the process with SIGBUS."""
+    path = written(tmp_path, block(1, b"net") + b"".join(layer(f"layer{i}", [blob(SIX)] * 8) for i in range(2_000)))
+    source = open_source(path)
+    held = read_blobs(path)["layer1999"][0]
+    os.truncate(path, 1 << 10)
+    with pytest.raises(WeightsError, match="became shorter"):
+        source.bytes[source.size - 1]
+    with pytest.raises(WeightsError, match="became shorter"):
+        numpy.asarray(held)

@@ -1,0 +1,111 @@
+"""A weight file, open: what it is by its first bytes, and its bytes by position."""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from pathlib import Path
+from typing import overload
+
+from converter.errors import WeightsError, shown
+from converter.files import stand_in
+
+_BLOCK = 1 << 16
+_CONTROLS = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # which text does not hold
+
+
+class Source:
+    """An open weight file: looked at through a window for the walk, read by position for the values.
+
+    It is not mapped: a mapped file that somebody cuts short ends the process (SIGBUS), a read of it is an error.
+    Blobs hold on to it; the file is closed with the last of them.
+    """
+
+    def __init__(self, path: Path, descriptor: int):
+        self.path, self.descriptor = path, descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self.size = os.fstat(descriptor).st_size
+        self.bytes = Window(path, descriptor, self.size)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer of bytes from the file."""
+        _read_into(self.path, self.descriptor, buffer, offset)
+
+
+class Window:
+    """The bytes of a file by position, as of a bytes object, a block of them in memory at a time."""
+
+    def __init__(self, path: Path, descriptor: int, size: int):
+        self._path, self._descriptor, self._size = path, descriptor, size
+        self._start, self._block = 0, b""
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> int | bytes:
+        if isinstance(key, int):
+            at = key - self._start
+            if not 0 <= at < len(self._block):
+                self._start, self._block, at = key, self._read(key, min(key + _BLOCK, self._size)), 0
+            return self._block[at]
+        start, stop, step = key.indices(self._size)
+        first, last = start - self._start, stop - self._start
+        if 0 <= first <= last <= len(self._block):
+            return self._block[first:last:step]
+        return self._read(start, stop)[::step]
+
+    def _read(self, start: int, stop: int) -> bytes:
+        buffer = bytearray(max(stop - start, 0))
+        _read_into(self._path, self._descriptor, memoryview(buffer), start)
+        return bytes(buffer)
+
+
+def _read_into(path: Path, descriptor: int, buffer: memoryview, offset: int) -> None:
+    while len(buffer):
+        count = os.preadv(descriptor, [buffer], offset)
+        if not count:
+            raise WeightsError(f"{path}: the file became shorter while it was read.")
+        buffer, offset = buffer[count:], offset + count
+
+
+def open_source(path: Path) -> Source:
+    """Open and map a weight file, and tell what is none by its first bytes.
+
+    Raises:
+        WeightsError: missing, empty, or a web page, an archive, a Git LFS pointer, another framework's file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
+    except OSError as problem:
+        raise WeightsError(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
+    except ValueError as problem:
+        raise WeightsError(f"{shown(str(path))}: no file can have this name.") from problem
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise WeightsError(f"{path}: not a regular file, so no weight file.")
+        head = os.pread(descriptor, 512, 0)
+        if not head:
+            raise WeightsError(f"{path}: the file is empty; the download may have failed.")
+        if not os.fstat(descriptor).st_size:
+            raise WeightsError(f"{path}: the system does not say how long this file is, so no weight file.")
+        complaint = _not_weights(head)
+        if complaint:
+            raise WeightsError(f"{path}: {complaint}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Source(path, descriptor)
+
+
+def _not_weights(head: bytes) -> str | None:
+    if found := stand_in(head):
+        return f"no weight file, but {found}."
+    if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")) or head[257:262] == b"ustar":
+        return "this is an archive (or a PyTorch .pth); unpack the caffemodel from it first."
+    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "this is a Python pickle, not a caffemodel."
+    if head.lstrip().lower().startswith((b"layer", b"name:", b"input:", b"#")) and head == head.translate(None, _CONTROLS):
+        return "this is a text file, a prototxt by its looks; give it as the first file, and the .caffemodel as the second."
+    return None
