@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from finetune.errors import FinetuneError
-from zoo.pictures import FORMATS, ORIENTATION, UPRIGHT
+from zoo.pictures import FORMATS, ORIENTATION, SUFFIXES, UPRIGHT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ LARGEST_BLOCK = 64 << 20  # bytes read in one piece
 MOST_LINES = 4_000_000
 LONGEST_LINE = 1 << 20  # bytes: a 512×512 image in decimal
 LARGEST_SIDE = 8192  # pixels
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
+IMAGE_SUFFIXES = SUFFIXES
 VIDEO_SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
     ".vob", ".webm", ".wmv",

@@ -13,7 +13,7 @@ from typing import Any
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
-from zoo.errors import ZooError
+from zoo.errors import PictureError, ZooError
 from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
 
@@ -110,6 +110,52 @@ def _export(options: argparse.Namespace) -> Answer:
     return _paths({"prototxt": prototxt, "caffemodel": options.output})
 
 
+def _embed(options: argparse.Namespace) -> Answer:
+    from tqdm import tqdm
+
+    from zoo.embedding import embed_pictures, pictures_in, save_npz
+    from zoo.pictures import printable
+
+    paths = pictures_in(options.paths)
+    if not paths:
+        raise PictureError(f"no pictures in {', '.join(map(printable, options.paths))}")
+    if not options.output.parent.is_dir():
+        raise PictureError(f"{options.output}: there is no folder {options.output.parent}; make it first")
+    model = _model(options)
+    with tqdm(total=len(paths), unit="picture", disable=True if options.json else None) as bar:
+        found = embed_pictures(model, paths, batch=options.batch, seen=lambda: bar.update(1))
+    save_npz(found, options.output)
+    count, width = found.vectors.shape
+    text = [f"{options.output}: {count - len(found.failures)} embeddings of {width} numbers, from {count} pictures"]
+    text += [f"  no embedding: {printable(path)}: {printable(reason)}" for path, reason in found.failures]
+    value = {"path": str(options.output), "embeddings": count - len(found.failures), "size": width, "failures": dict(found.failures)}
+    return value, "\n".join(text), int(bool(found.failures))
+
+
+def _compare(options: argparse.Namespace) -> Answer:
+    from zoo.embedding import compare, lines
+
+    found = compare(_model(options), options.a, options.b)
+    return {**dataclasses.asdict(found), "same": found.same}, "\n".join(lines(found)), 0
+
+
+def _model(options: argparse.Namespace) -> Any:
+    """The model that embed and compare name; a run's too. Nothing is fetched for them."""
+    from zoo.models.named import load
+    from zoo.models.runs import is_run
+
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise PictureError(f"pictures are read by Pillow, which cannot be imported ({error}): pip install pillow") from None
+    if is_run(options.name):
+        return load(Path(options.name))
+    card = registry.card_of(options.name)
+    if _state(card) != "cached":
+        raise PictureError(f"{card.name} is not in the cache; bring it once with: caffe-zoo fetch {card.name}")
+    return load(card.name)
+
+
 def _where(options: argparse.Namespace) -> Answer:
     card = registry.card_of(options.name) if options.name else None
     place = disk.home() if card is None else card.folder or store.folder(card)
@@ -160,6 +206,18 @@ def _table(columns: list[str], rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines)
 
 
+def _npz(text: str) -> Path:
+    if not text.endswith(".npz"):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a name that ends in .npz")
+    return Path(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON")
@@ -190,6 +248,16 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("-o", "--output", type=Path, required=True, metavar="NET.caffemodel", help="the weights")
     exporting.add_argument("--prototxt", type=Path, help="the structure; without it NET.prototxt")
     exporting.add_argument("--half", action="store_true", help="kernels in half precision, NVIDIA Caffe's form")
+    crops = "each picture is one face, cut out (and aligned) as caffe-zoo info says"
+    embedding = command("embed", _embed, f"write the embeddings of pictures as .npz; {crops}")
+    embedding.add_argument("name", help="a model, or the folder of a finetuning run")
+    embedding.add_argument("paths", nargs="+", metavar="PATH", help="pictures, and folders of them")
+    embedding.add_argument("-o", "--output", type=_npz, required=True, metavar="FEATURES.npz")
+    embedding.add_argument("--batch", type=_positive, default=32, metavar="N", help="pictures that the net sees at once (default 32)")
+    comparing = command("compare", _compare, f"how alike a model finds two faces; {crops}")
+    comparing.add_argument("name", help="a model, or the folder of a finetuning run")
+    comparing.add_argument("a", type=Path)
+    comparing.add_argument("b", type=Path)
     command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?")
     cleaning = command("clean", _clean, "remove unfinished downloads and converted weights")
     cleaning.add_argument("name", nargs="?")

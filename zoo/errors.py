@@ -9,6 +9,7 @@ ZooError
 ├── FetchError      every mirror failed
 ├── CacheError      the cache cannot be written: read-only, full, no permission
 ├── LoadError       the weights do not fit the architecture, or a run folder or Caffe net cannot be loaded
+├── EmbeddingError  the model gives no embedding of a picture
 ├── PictureError    a file is no picture that is read here, or not a whole one
 └── SaveError       the model has no Caffe form, or its files cannot be written
 """
@@ -47,6 +48,10 @@ class CacheError(ZooError, OSError):
 
 
 class LoadError(ZooError):
+    pass
+
+
+class EmbeddingError(ZooError):
     pass
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Pillow's names. What runs another program (EPS: Ghostscript) or opens further files stays closed.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
 MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
 PAPER = (255, 255, 255)  # behind what is transparent
 # The EXIF orientation: Pillow's names of the transpositions that undo it.

@@ -76,6 +76,14 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """From which cosine similarity on two embeddings are taken for one person's. `source`: on what it was measured, and how well it did."""
+
+    cosine: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Terms:
     """What the authors allow, in our words, and who says so. `ask`: the user has to agree before the first use."""
 
@@ -102,6 +110,7 @@ class Card:
     labels: tuple[str, ...] = ()
     labels_file: str | None = None  # the File that holds them, one a line, where there are too many to stand here
     notes: str = ""
+    threshold: Threshold | None = None  # None: nobody has measured one
     crop: Crop | None = None  # None: the model reads whole pictures, or nobody says what it sees of a face
     folder: Path | None = None  # where the files of a model lie that this project trained and ships; no other model has one
     training: str = ""  # of such a model: the data, the protocol, the command
