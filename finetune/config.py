@@ -75,6 +75,8 @@ class Training:
     ema                    decay of an averaged copy of the weights, a candidate beside the weights themselves; 0: none
     center_loss            weight of the center loss on what the classifier reads; center_rate moves its centres
     clip_norm              longest gradient; 0: any
+    small_epochs           so many epochs first see smaller images, whose shorter side is small_size: a net that takes any size learns
+                           most of what it learns from them, at a part of the cost. Measured is always at the full size
     freeze                 name of a module: it and all before it keep their weights and their BatchNorm statistics
     precision              "no" is float32; "auto" is bf16 on a GPU that has it and float32 elsewhere
     """
@@ -103,6 +105,8 @@ class Training:
     center_rate: float = 0.5
     clip_norm: float = 0.0
     accumulation: int = 1
+    small_epochs: int = 0
+    small_size: int = 0
     freeze: str | None = None
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = True

@@ -57,8 +57,23 @@ def check(recipe: AnyRecipe) -> None:
         raise FinetuneError("views and center_loss exclude each other: the center loss would move nothing below the frozen features")
     if recipe.training.center_loss and recipe.training.mixup:
         raise FinetuneError("center_loss and mixup exclude each other: a mixed face has no centre of its own; --set training.mixup=0")
+    check_small(recipe)
     if recipe.training.epochs < 1:
         raise FinetuneError(f"epochs is {recipe.training.epochs}; a run has at least one")
+
+
+def check_small(recipe: AnyRecipe) -> None:
+    """Raises FinetuneError for smaller images that are none, that are never followed by larger ones, or that nothing looks at."""
+    training, size = recipe.training, recipe.input.size
+    if not training.small_epochs:
+        return
+    if recipe.views:
+        raise FinetuneError("views and small_epochs exclude each other: the frozen features are computed once, at the full size")
+    if not 0 < training.small_epochs < training.epochs:
+        raise FinetuneError(f"small_epochs is {training.small_epochs} of {training.epochs} epochs; the last ones see the full size")
+    if training.small_size < 1 or (size is not None and training.small_size >= min(size)):
+        full = "" if size is None else f", below the input's {min(size)}"
+        raise FinetuneError(f"small_size is {training.small_size}; it is the shorter side in pixels{full}: --set training.small_size=...")
 
 
 def check_labels(data: Data, plan: Plan) -> None:

@@ -30,7 +30,7 @@ from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
 from finetune.train.optim import classifier_of, embedding_width, optimizer_for, set_rates
 from finetune.train.seeds import generator, seed_dropout
 from finetune.train.stopping import StopSignal, stop_requested
-from finetune.train.task import Task, laid_out, predictor
+from finetune.train.task import Task, laid_out, predictor, smaller
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -185,6 +185,8 @@ class Trainer:
         for at in torch.arange(rank * self.local, (rank + 1) * self.local).split(self.local // training.accumulation):
             with accelerator.accumulate(self.net):
                 inputs = self.task.inputs(rows[at], *(each[at] for each in draws))
+                if epoch < training.small_epochs:
+                    inputs = (smaller(inputs[0], training.small_size), *inputs[1:])
                 parts.append(self.part(inputs, rows[at], None if shares is None else shares[at]))
         if self.centers is not None:
             embeddings = torch.cat([part.embedding for part in parts if part.embedding is not None])

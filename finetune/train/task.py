@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Predict(Protocol):
@@ -51,6 +52,14 @@ def predictor(net: nn.Module, accelerator: Accelerator, channels_last: bool) -> 
         return logits.view(world, each, -1).transpose(0, 1).flatten(0, 1)[:count].cpu().clone()
 
     return predict
+
+
+def smaller(images: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) or (N, T, C, H, W) float -> the same with `side` as the shorter one, bilinear with antialiasing."""
+    height, width = images.shape[-2:]
+    size = [round(side * each / min(height, width)) for each in (height, width)]
+    resized = F.interpolate(images.flatten(0, -4), size, mode="bilinear", antialias=True)
+    return resized.view(*images.shape[:-2], *size)
 
 
 def laid_out(inputs: tuple[Tensor, ...], channels_last: bool) -> tuple[Tensor, ...]:

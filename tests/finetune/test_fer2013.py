@@ -268,6 +268,8 @@ def test_a_sample_has_every_class_in_its_share() -> None:
         (["--set", "training.precision=fp16"], "precision fp16 needs a GPU"),
         (["--epochs", "0"], "epochs is 0"),
         (["--set", "training.center_loss=0.1", "--set", "training.mixup=0.2"], "center_loss and mixup exclude each other"),
+        (["--set", "training.small_epochs=99", "--set", "training.small_size=8"], "small_epochs is 99 of"),
+        (["--epochs", "3", "--set", "training.small_epochs=1"], "small_size is 0; it is the shorter side in pixels, below the input's 16"),
         (["--prototxt", "net.prototxt"], "--prototxt is for --recipe caffe"),
         (["--init", "vgg_face"], "no weights are published for SmallResNet"),
         (["--out", "."], "holds no run"),

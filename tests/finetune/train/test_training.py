@@ -28,6 +28,7 @@ from finetune.train.frozen import freeze
 from finetune.train.loop import Progress, Trainer, batch_size
 from finetune.train.optim import optimizer_for, rate_factor
 from finetune.train.seeds import generator
+from finetune.train.task import smaller
 from zoo import Preprocess
 
 SPEC = Preprocess((16, 16), "RGB", (127.5,) * 3, "test", 1 / 64)
@@ -74,6 +75,25 @@ def train(folder: Path, training: Training, model: nn.Module | None = None, on: 
     return trainer.fit(**arguments)
 
 
+class AnySize(nn.Module):
+    """(N, 3, H, W) -> (N, 4), and the sizes that it has seen in training and in evaluation."""
+
+    CLASSIFIER = "classifier"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classifier = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 4)
+        self.trained: list[tuple[int, ...]] = []
+        self.measured: set[tuple[int, ...]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.trained.append(tuple(x.shape[2:]))
+        else:
+            self.measured.add(tuple(x.shape[2:]))
+        return self.classifier(F.relu(self.conv(x)).mean((2, 3)))
+
+
 def lines(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock says."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -83,6 +103,41 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def same_weights(one: Path, other: Path) -> bool:
     a, b = load_file(one), load_file(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_first_epochs_see_smaller_images_and_every_measurement_the_full_size(tmp_path: Path) -> None:
+    model = AnySize()
+    train(tmp_path, replace(PLAIN, small_epochs=2, small_size=10), model)
+    assert model.trained == [(10, 10)] * 12 + [(16, 16)] * 6
+    assert model.measured == {(16, 16)}
+
+
+def test_a_run_that_is_resumed_goes_on_at_its_epoch_s_size(tmp_path: Path) -> None:
+    training = replace(PLAIN, small_epochs=2, small_size=10)
+    torch.manual_seed(0)
+    train(tmp_path / "whole", training, AnySize())
+    torch.manual_seed(0)
+    model = AnySize()
+
+    def stop(*_: object) -> None:
+        if len(model.trained) == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    model.register_forward_pre_hook(stop)
+    with pytest.raises(Stopped):
+        train(tmp_path / "parts", training, model)
+    again, run = AnySize(), Run.resume(tmp_path / "parts", {"recipe": "test"})
+    Trainer(again, task(), training, accelerator_for(training, cpu=True), run, select="public").fit(resume=True)
+    assert set(again.trained) == {(16, 16)}
+    assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "parts" / "last.safetensors")
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((4, 3, 112, 96), (4, 3, 56, 48)), ((2, 5, 1, 44, 44), (2, 5, 1, 48, 48))])
+def test_smaller_images_keep_their_shape_and_their_mean(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    ramp = torch.arange(shape[-1], dtype=torch.float32).expand(shape)
+    result = smaller(ramp, 48)
+    assert result.shape == expected
+    torch.testing.assert_close(result.mean((-1, -2)), ramp.mean((-1, -2)), rtol=0.01, atol=0)
 
 
 def test_the_loop_does_what_a_plain_one_does(tmp_path: Path) -> None:
