@@ -1,16 +1,21 @@
-"""Finds cards by name. The cards stand in faces.py, imagenet.py and, for the models that come with the package, embedded.py."""
+"""Finds cards by name. Each module of cards has a family; embedded.py has the models that come with the package."""
 
 from __future__ import annotations
 
 import difflib
 
-from zoo.cards import embedded
-from zoo.cards import faces as face_cards
-from zoo.cards import imagenet as imagenet_cards
+from zoo.cards import attributes, descriptors, detectors, embedded, imagenet, imagenet_bn
 from zoo.cards.record import Card
 from zoo.errors import UnknownModel
 
-CARDS: tuple[Card, ...] = (*embedded.cards(), *face_cards.CARDS, *imagenet_cards.CARDS)
+CARDS: tuple[Card, ...] = (
+    *embedded.cards(),
+    *descriptors.CARDS,
+    *detectors.CARDS,
+    *attributes.CARDS,
+    *imagenet.CARDS,
+    *imagenet_bn.CARDS,
+)
 
 
 def list_models() -> list[str]:
