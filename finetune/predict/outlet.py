@@ -147,7 +147,7 @@ class Video:
         if self.movie is not None:
             self.movie.close()
         if self.target is not None:
-            self.timeline.save(self.target.with_suffix(".timeline.png"), self.source.name)
+            self.timeline.save(self.target.with_suffix(".timeline.png"), self.source.path.name)
 
     def lines(self) -> list[tuple[str, np.ndarray | None, str]]:
         """(face, mean probabilities (K,), when it was seen) of the longest tracks; one that says so where there is no face."""

@@ -17,6 +17,7 @@ BINS = 1024  # columns of time; a longer video has wider ones
 FINEST = 1 / 32  # seconds of a column at first
 MOST_TRACKS = 64  # that are remembered: the longest ones, and those that go on
 MOST_LABELS = 16  # that a picture can tell apart
+HELD = 1.0  # seconds that an answer holds until the next one
 SHOWN = 6  # tracks in the picture
 ROW, SIDE, TOP = 110, 90, 40  # pixels: a track's height, the margin at its left, the title's height
 PAPER, EMPTY = (255, 255, 255), (240, 240, 240)
@@ -98,10 +99,8 @@ class Timeline:
         pen.text((12, TOP / 2), printable(title)[:100], font=letters, fill=DARK, anchor="lm")
         at = np.arange(BINS) * used // BINS
         for number, seen in enumerate(tracks):
-            with np.errstate(invalid="ignore"):
-                mean = (seen.sums / seen.counts[:, None])[at]
             upper = TOP + ROW * number
-            canvas.paste(Image.fromarray(stacked(mean, ROW - 16, known)), (SIDE, upper))
+            canvas.paste(Image.fromarray(stacked(self._means(seen)[at], ROW - 16, known)), (SIDE, upper))
             pen.text((12, upper + ROW / 2 - 8), f"face {seen.track}", font=small, fill=DARK, anchor="lm")
         lower = TOP + ROW * max(1, len(tracks)) - 10
         span = self.width * used
@@ -116,6 +115,16 @@ class Timeline:
             pen.text((x + 20, lower + 41), printable(label), font=small, fill=DARK, anchor="lm")
             x += 38 + small.getlength(printable(label))
         return np.asarray(canvas)
+
+    def _means(self, seen: Seen) -> np.ndarray:
+        """(BINS, K): a column's mean; what was seen holds until the next frame, for HELD seconds at most; else NaN."""
+        full = np.flatnonzero(seen.counts)
+        latest = np.searchsorted(full, np.arange(self.bins), side="right") - 1
+        source = full[latest.clip(min=0)]
+        known = (latest >= 0) & (np.arange(self.bins) - source <= HELD / self.width) & (np.arange(self.bins) * self.width <= seen.last)
+        means = np.full_like(seen.sums, np.nan)
+        means[known] = (seen.sums[source] / seen.counts[source, None])[known]
+        return means
 
     def save(self, path: Path, title: str) -> bool:
         """Writes picture() as PNG; False where there is nothing that it could show."""
@@ -141,7 +150,7 @@ class Recent:
             self.past.popleft()
 
     def strip(self, width: int, height: int) -> np.ndarray:
-        """(height, width, 3) uint8; what was seen holds until the next frame, for a second at most."""
+        """(height, width, 3) uint8; what was seen holds until the next frame, for HELD seconds at most."""
         values = np.full((width, len(self.labels)), np.nan, np.float32)
         if self.past:
             end = self.past[-1][0]
@@ -150,7 +159,7 @@ class Recent:
             unseen = np.full(len(self.labels), np.nan, np.float32)
             known = np.stack([unseen if seen is None else seen for _, seen in self.past])
             index = np.searchsorted(begins, times + 1e-9, side="right") - 1
-            fresh = (index >= 0) & (times - begins[index] <= 1)
+            fresh = (index >= 0) & (times - begins[index] <= HELD)
             values[fresh] = known[index[fresh]]
         return stacked(values, height, colours(self.labels))
 

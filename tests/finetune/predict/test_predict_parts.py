@@ -148,6 +148,15 @@ def test_a_timeline_of_an_hour_is_as_large_as_one_of_a_minute() -> None:
     assert seen.counts[: int(3599 / timeline.width)].min() > 0  # no hole from folding
 
 
+def test_between_two_frames_the_answer_holds_and_after_the_last_it_ends() -> None:
+    timeline = Timeline(LABELS)
+    for time in (0.0, 0.5, 1.0, 3.0):  # a gap of two seconds, of which one is held
+        timeline.add(time, 1, EVEN)
+    filled = ~np.isnan(timeline._means(timeline.tracks[1])[:, 0])
+    seconds = np.flatnonzero(np.diff(filled.astype(int))) * timeline.width
+    assert seconds == pytest.approx([2.0, 3.0, 3.0], abs=2 * FINEST)
+
+
 def test_of_many_tracks_the_longest_are_kept() -> None:
     timeline = Timeline(LABELS)
     for step in range(100):
