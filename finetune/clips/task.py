@@ -118,7 +118,7 @@ class ClipFeatureTask:
 
     def __init__(self, clips: ClipTask, model: nn.Module, views: int, accelerator: Accelerator, channels_last: bool) -> None:
         self.clips, self.classes, self.targets = clips, clips.classes, clips.targets
-        name = hashlib.sha256(json.dumps(about_features(clips, model, views)).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps(about_features(clips, model, views, accelerator.mixed_precision)).encode()).hexdigest()
         place = home() / "features" / f"{name}.safetensors"
         features = None
         with suppress(*DAMAGED):
@@ -156,7 +156,7 @@ class ClipFeatureTask:
         return self.features[views.to(device), frames.to(device)]
 
 
-def about_features(clips: ClipTask, model: nn.Module, views: int) -> list[object]:
+def about_features(clips: ClipTask, model: nn.Module, views: int, precision: str) -> list[object]:
     """All that the features depend on, as JSON values."""
     weights = hashlib.sha256()
     for name, value in model.get_submodule("cnn").state_dict().items():
@@ -164,7 +164,8 @@ def about_features(clips: ClipTask, model: nn.Module, views: int) -> list[object
     spec = {name: value for name, value in asdict(clips.spec).items() if name != "source"}
     net = f"{type(model).__name__} {convolutions(model)!r}"  # its printed form has strides, taps and the like
     augment = [as_json(clips.augment), clips.sampling.augment] if views > 1 else None
-    return [1, clips.data.sha256, clips.data.ids, list(clips.frames.shape), weights.hexdigest(), net, as_json(spec), views, augment]
+    frames = [clips.data.sha256, clips.data.ids, list(clips.frames.shape)]
+    return [2, precision, *frames, weights.hexdigest(), net, as_json(spec), views, augment]
 
 
 def embedded(clips: ClipTask, predict: Predict, views: int) -> Tensor:
