@@ -5,39 +5,70 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from converter import __version__
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
 from zoo.errors import PictureError, ZooError
 from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
+from zoo.pictures import printable
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; it ends a command as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, 1 for what went wrong, 2 for a command that cannot be understood, 130 for Ctrl-C."""
+    """Exit status: 0 done, 1 failed, 2 usage (argparse's), 130 for Ctrl-C, 143 for SIGTERM."""
     options = _parser().parse_args(argv)
     try:
-        answer = options.run(options)
-    except ZooError as error:
-        print(f"caffe-zoo: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"caffe-zoo: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("caffe-zoo: interrupted; what has come is kept", file=sys.stderr)
-        return 130
-    value, text, status = answer
-    try:
-        print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if options.json else text, flush=True)
+        with _terminable():
+            value, text, status = options.run(options)
+            print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if options.json else text, flush=True)
+            return int(status)
     except BrokenPipeError:  # caffe-zoo list | head
-        sys.stderr.close()
-    return status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ZooError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    except KeyboardInterrupt as interruption:
+        print("caffe-zoo: interrupted; what has come is kept", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT)
+
+
+def _failed(reason: str) -> int:
+    print("\n".join(printable(line) for line in f"caffe-zoo: {reason}".split("\n")), file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated inside the block."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 Answer = tuple[Any, str, int]  # for programs, for people, exit status
@@ -105,6 +136,8 @@ def _export(options: argparse.Namespace) -> Answer:
     from zoo.models.export import save_caffe
     from zoo.models.named import load
 
+    if not options.output.name:
+        raise ZooError(f"-o {options.output} is a folder; name the file, such as -o {options.output / 'net.caffemodel'}")
     prototxt = options.prototxt or options.output.with_suffix(".prototxt")
     save_caffe(load(options.name), prototxt, options.output, half=options.half)
     return _paths({"prototxt": prototxt, "caffemodel": options.output})
@@ -114,7 +147,6 @@ def _embed(options: argparse.Namespace) -> Answer:
     from tqdm import tqdm
 
     from zoo.embedding import embed_pictures, pictures_in, save_npz
-    from zoo.pictures import printable
 
     paths = pictures_in(options.paths)
     if not paths:
@@ -229,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Pretrained Caffe weights, fetched from their authors and proven.",
         epilog="The cache is $CAFFEZOO_HOME, or the user's cache directory. CAFFEZOO_OFFLINE=1 switches the network off.",
     )
+    parser.add_argument("--version", action="version", version=f"caffezoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: object, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,36 @@ def test_a_wrong_name_ends_with_1_and_the_right_name(command: list[str], capsys:
     error = capsys.readouterr().err
     assert error.startswith("caffe-zoo: the zoo has no model 'VGGface'. Did you mean 'vgg_face'")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_as_a_shell_reports_it(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("zoo.cli.verify", lambda name: os.kill(os.getpid(), number))
+    assert main(["verify", "vgg_face"]) == status
+    assert capsys.readouterr().err == "caffe-zoo: interrupted; what has come is kept\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    import converter
+
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"caffezoo {converter.__version__}\n"
+
+
+def test_what_a_stranger_wrote_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "a\x1b[2Jb"]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", [".", "/"])
+def test_an_export_needs_a_file_s_name(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "vgg_face", "-o", output]) == 1
+    assert "name the file" in capsys.readouterr().err
 
 
 def test_the_command_starts_without_torch_and_survives_a_closed_pipe() -> None:
