@@ -158,7 +158,10 @@ def test_the_command_starts_without_torch_and_survives_a_closed_pipe() -> None:
     assert "vgg_face" in whole.stdout
 
 
-def test_a_run_is_exported_as_a_caffe_net_of_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("side", [112, 80])
+def test_a_run_is_exported_as_a_caffe_net_of_the_same_numbers_and_size(
+    side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The finetuned net in Caffe's files, read again by the converter."""
     import torch
     from safetensors.torch import save_file
@@ -175,14 +178,14 @@ def test_a_run_is_exported_as_a_caffe_net_of_the_same_numbers(tmp_path: Path, ca
     card = {
         "format": 1, "architecture": "MobileFaceExpression", "arguments": {"num_classes": 5}, "weights": "best.safetensors",
         "sha256": hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest(), "classes": list("abcde"), "title": "a run",
-        "preprocess": {"size": [112, 112], "channels": "RGB", "mean": [128, 128, 128], "scale": 0.0078125},
+        "preprocess": {"size": [side, side], "channels": "RGB", "mean": [128, 128, 128], "scale": 0.0078125},
     }  # fmt: skip
     (run / "card.json").write_text(json.dumps(card))
     assert main(["export", str(run), "-o", str(tmp_path / "net.caffemodel")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel")]
-    x = torch.randn(2, 3, 112, 112)
+    x = torch.randn(1, 3, side, side)
     with torch.inference_mode():
-        found = convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", input_shapes={"data": (2, 3, 112, 112)})(x)
+        found = convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")(x)
         torch.testing.assert_close(found, zoo.load(run)(x).softmax(1), atol=1e-5, rtol=1e-4)
     assert main(["export", str(tmp_path / "none"), "-o", str(tmp_path / "x.caffemodel")]) == 1
     assert "there is no folder" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from architectures.contract import CaffeTwin, Classifier
+from converter.preprocess import Preprocess
 from zoo.cards.registry import CARDS
 from zoo.errors import LoadError, SaveError
 from zoo.models.named import PROTOTXTS
@@ -50,7 +51,8 @@ def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: s
     """Write a model as a Caffe net: a deploy prototxt and its caffemodel (V2; float32, or `half` as save_caffemodel() means it).
 
     For converted nets (zoo.load_caffe, converter.convert), and for the architectures whose layers Caffe has: forms() names
-    them. A model with other classes or of another width gets its numbers into its prototxt; a classifier above an embedding
+    them. A model with other classes or of another width gets its numbers into its prototxt, and one whose `preprocess`
+    gives another size than the prototxt's gets that; a classifier above an embedding
     becomes an InnerProduct layer "classifier". Before the files appear both nets compute one drawn input, and have to agree. The pair
     converts back to the model's own numbers.
 
@@ -84,7 +86,7 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     state = twin.state_dict()
     try:
-        net, logits = _structure(kind, state)
+        net, logits = _structure(kind, state, vars(model).get("preprocess"))
         fill(net, _caffe_state(kind, state, net), (), kind.__name__)
     except (LoadError, ConversionError) as error:
         raise SaveError(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
@@ -133,8 +135,11 @@ def _check_layers(model: nn.Module, kind: type[Twin]) -> None:
         )
 
 
-def _structure(kind: type[Twin], state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
-    """The shipped prototxt's net on the meta device, as wide as the model is; and the blob that the model returns."""
+def _structure(kind: type[Twin], state: Mapping[str, Tensor], spec: object) -> tuple[CaffeNet, str]:
+    """The shipped prototxt's net on the meta device, as wide as the model is, and the blob that the model returns.
+
+    Its input is of the size that `spec`, the model's Preprocess, gives; without one it stays the prototxt's.
+    """
     from converter.build.assemble import assemble
     from converter.conversion import prepare
     from zoo.models.caffe import result_of
@@ -146,9 +151,9 @@ def _structure(kind: type[Twin], state: Mapping[str, Tensor]) -> tuple[CaffeNet,
         path = Path(place) / "net.prototxt"
         path.write_text(text, encoding="utf-8")
         graph, _ = prepare(path, None)
-        wider = _widths(graph, kind.FROM_CAFFE, state)
-        if wider:
-            graph, _ = prepare(path, None, num_output=wider)
+        wider, sizes = _widths(graph, kind.FROM_CAFFE, state), _sizes(graph, spec)
+        if wider or sizes:
+            graph, _ = prepare(path, None, num_output=wider, input_shapes=sizes)
         if weight is not None and layer is None:
             (end,) = graph.outputs
             path.write_text(
@@ -156,7 +161,7 @@ def _structure(kind: type[Twin], state: Mapping[str, Tensor]) -> tuple[CaffeNet,
                 f' inner_product_param {{ num_output: {len(weight)} weight_filler {{ type: "xavier" }} }} }}\n',
                 encoding="utf-8",
             )
-            graph, _ = prepare(path, None, num_output=wider)
+            graph, _ = prepare(path, None, num_output=wider, input_shapes=sizes)
     return assemble(graph), graph.versions[result_of(graph, None)]
 
 
@@ -168,6 +173,13 @@ def _widths(graph: Graph, table: Mapping[str, str | None], state: Mapping[str, T
         if step.type in ("Convolution", "InnerProduct") and weight is not None and len(weight) != step.shapes[0][0]:
             found[step.name] = len(weight)
     return found
+
+
+def _sizes(graph: Graph, spec: object) -> dict[str, tuple[int, ...]]:
+    """The input's shape, where the model takes images of another size than the prototxt says."""
+    ((name, shape),) = graph.inputs.items()
+    size = spec.size if isinstance(spec, Preprocess) else None
+    return {} if size is None or size == tuple(shape[2:]) else {name: (*shape[:2], *size)}
 
 
 def _caffe_state(kind: type[Twin], state: Mapping[str, Tensor], net: CaffeNet) -> dict[str, Tensor]:
