@@ -41,7 +41,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
-    p.add_argument("--input-shape", action="append", default=[], metavar="NAME=N,C,H,W", help="the shape of an input; may be repeated")
+    p.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="NAME=N,C,H,W",
+        help="the shape of an input, or of a blob that is to be one; repeatable",
+    )
+    p.add_argument(
+        "--ignore", action="append", default=[], metavar="FIELD", help="a layer's field that you know to change nothing; repeatable"
+    )
     p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -157,7 +166,9 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
         return
     from converter.conversion import prepare
 
-    graph, _ = prepare(prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    graph, _ = prepare(
+        prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
+    )
     print(json.dumps(table.net_json(graph)) if options.json else table.net_table(graph))
     _notes(graph.notes, options)
 
@@ -167,7 +178,9 @@ def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: 
     from converter.conversion import prepare
     from converter.verify import OPENCV_DIFFERS, verify
 
-    graph, plan = prepare(prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    graph, plan = prepare(
+        prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
+    )
     net = assemble(graph)
     load(net, graph, plan)
     compared = verify(net, prototxt, weights)
@@ -210,7 +223,9 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     from converter.conversion import prepare
     from converter.write.output import write
 
-    graph, plan = prepare(prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes)
+    graph, plan = prepare(
+        prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
+    )
     with _Bar(options, sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters()), output.name) as bar:
         write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, half=options.half)
     _notes(graph.notes, options)

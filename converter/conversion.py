@@ -32,6 +32,7 @@ def convert(
     level: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     num_output: Mapping[str, int] | None = None,
+    ignore: Sequence[str] = (),
 ) -> CaffeNet:
     """Convert a Caffe net into a PyTorch module, in eval mode, with its weights loaded; whatever is not exact is an error.
 
@@ -40,14 +41,18 @@ def convert(
             caffemodel in its place: the net that the caffemodel itself holds.
         weights: a .caffemodel, or .caffemodel.h5. None: Caffe's fillers, or zeros where the prototxt has none.
         phase, stages, level: the net's state, which include and exclude rules look at.
-        input_shapes: shapes of inputs, over or in place of what the prototxt says: {"data": (1, 3, 224, 224)}.
+        input_shapes: shapes of inputs, over or in place of what the prototxt says: {"data": (1, 3, 224, 224)}. A blob that a
+            layer makes becomes an input, and what only makes it is cut.
         num_output: layers that get another num_output, such as a classifier for finetuning: {"fc8": 7}. They take no values
             from the weight file: the weight is drawn by the prototxt's filler (xavier where that says zeros or nothing).
+        ignore: fields of layers that you know to change nothing, by name or path: ("pooling_param.engine2",). Said in net.notes.
 
     Raises:
         ConversionError: one of its kinds (see converter.errors), naming file, layer, field and what to do.
     """
-    graph, plan = prepare(prototxt, weights, phase=phase, stages=stages, level=level, input_shapes=input_shapes, num_output=num_output)
+    graph, plan = prepare(
+        prototxt, weights, phase=phase, stages=stages, level=level, input_shapes=input_shapes, num_output=num_output, ignore=ignore
+    )
     return loaded(graph, plan, stacklevel=3)
 
 
@@ -69,6 +74,7 @@ def prepare(
     level: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     num_output: Mapping[str, int] | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Graph, Plan | None]:
     """The net on the meta device, and where each of its values lies in the weight file (None without one)."""
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
@@ -82,7 +88,7 @@ def prepare(
     fresh = dict(num_output or {})
     change_outputs(spec, fresh)
     try:
-        graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes)
+        graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes, ignore=ignore)
     except (GraphError, UnsupportedError) as error:
         if prototxt is None:
             hint = "This is the net that the caffemodel itself holds, as it was trained; give its deploy prototxt, too."

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from converter.errors import UnsupportedError, WeightsError
-from converter.layers import layer_type
+from converter.layers.registry import find_type
 from converter.read.caffemodel import Weights
 from converter.read.schema import is_repeated, parse_binary
 from converter.read.text import Document, LayerText, Unknown
@@ -40,7 +40,10 @@ def embedded_spec(weights: Weights) -> NetSpec:
         carried = [name for name in carried if name not in ("transform_param", "loss_param")]
         if not carried or layer.type == "":
             continue
-        own = layer_type(layer, where).message
+        kind = find_type(layer)
+        if kind is None:
+            continue  # dropped, or refused in a moment
+        own = kind.message
         strange = [name for name in carried if name != own]
         if strange and own not in carried:
             raise UnsupportedError(

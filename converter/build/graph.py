@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from converter.build.meta import QuickMeta
+from converter.build.pruning import prune
 from converter.errors import GraphError, shown, some
-from converter.layers import Layer, Sources, build, layer_type
+from converter.layers import Layer, LayerType, Sources, build, layer_type
+from converter.layers.dropped import SAMPLING, purpose
+from converter.layers.fork_data import stated_shapes
 from converter.layers.module import Shared
-from converter.layers.registry import first_line, refuse_unknown, shapes_of
+from converter.layers.registry import Ignored, find_type, first_line, input_argument, input_options, refuse_unknown, shapes_of
 from converter.net import CaffeNet
 from converter.program import Program, Shape, Step
 from converter.read.schema import message_class
@@ -48,6 +51,7 @@ class Graph:
     sources: list[LayerSpec]  # the layers that the inputs stand for
     layers: list[LayerSpec]  # those of this phase, in the file's order
     notes: list[str]
+    ignored: tuple[str, ...] = ()  # fields that the user knows to be harmless
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -100,10 +104,14 @@ def _meets(state: Any, stages: set[str], rule: Any) -> bool:
 
 
 class _Builder:
-    def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]]):
+    def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]], ignored: Ignored):
         self.where, self.name, self.phase, self.all_layers = spec.where, spec.name, phase, spec.layers
-        self.layers, self.given = layers, {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
-        self.notes = list(spec.notes)
+        self.given = {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
+        kept = {id(layer) for layer in layers}
+        elsewhere = {top for layer in spec.layers if id(layer) not in kept for top in layer.message.top}
+        self.pruned = prune(layers, self.given, elsewhere, spec.where)
+        self.layers, self.all_in_phase, self.ignored = self.pruned.layers, layers, ignored
+        self.notes = [*spec.notes, *self.pruned.notes]
         self.sources: list[LayerSpec] = []
         self.inputs: dict[str, Shape] = {}
         self.input_versions: dict[str, int] = {}
@@ -117,8 +125,10 @@ class _Builder:
         self.owners: dict[str, tuple[Step, int]] = {}  # whose blob a param name was first
         self.repeats: Counter[str] = Counter()
         self.rewrites = 0
+        self.silenced = {bottom for layer in layers if layer.type == "Silence" for bottom in layer.message.bottom}
         self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
         self.unshaped: list[str] = []
+        self.uncomputed: list[str] = []  # layers whose tops are among them, and why
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
         """A new version of a blob; the one that readers of its name get from now on."""
@@ -139,66 +149,127 @@ class _Builder:
         return GraphError(f"{self.where}: {spec}: {problem}{'' if problem.endswith('?') else '.'}")
 
     def run(self) -> Graph:
-        if not self.layers:
-            raise GraphError(f"{self.where}: no layer is left in phase {self.phase}; its include and exclude rules drop them all.")
+        if not self.all_in_phase:
+            raise GraphError(
+                f"{self.where}: no layer is left in phase {self.phase}; its include and exclude rules drop them all.{self.other_phase()}"
+            )
         if len(self.layers) > MAX_LAYERS:
             raise GraphError(f"{self.where}: {len(self.layers):,} layers are more than any net's.")
-        reads = Counter(bottom for spec in self.layers for bottom in spec.message.bottom)
-        produced = {top for spec in self.layers for top in spec.message.top}
-        orphans = [name for name in self.given if reads[name] and name not in produced]
-        if orphans:  # of a net whose data layers belong to another phase
-            message = message_class("LayerParameter")(name="input", type="Input", top=orphans)
-            self.source(LayerSpec(message, None), [None] * len(orphans), reads)
+        if self.pruned.inputs:
+            message = message_class("LayerParameter")(name="input", type="Input", top=self.pruned.inputs)
+            self.source(LayerSpec(message, None), [None] * len(self.pruned.inputs))
         for spec in self.layers:
-            known = self.given and not spec.message.bottom and set(spec.message.top) <= set(self.given)
-            kind = None if known else layer_type(spec, self.where)
-            if known and spec.type != "Parameter":
-                self.source(spec, [None] * len(spec.message.top), reads)
+            kind = find_type(spec)
+            if kind is None and not spec.message.bottom and spec.message.top:
+                self.notes.append(f"{spec} is taken for a data layer: its tops are inputs")
+                self.source(spec, stated_shapes(spec, self.given))
+            elif kind is None and (spec.type == "Python" or purpose(spec) == SAMPLING):
+                self.uncomputable(spec)
             elif kind is not None and kind.removed:
                 self.notes.append(f"{spec} is left out: {kind.removed}")
             elif kind is not None and kind.is_source:
-                made, notes = build(spec, kind, [], self.phase, self.where)
-                assert isinstance(made, Sources)
-                self.notes += notes
-                self.source(spec, list(made.shapes), reads)
+                self.source(spec, self.stated(spec, kind))
             else:
                 self.layer(spec)
         if self.unshaped:
-            example = " ".join(f"--input-shape {name}=1,3,224,224" for name in self.unshaped)
-            raise GraphError(
-                f"{self.where}: the prototxt does not say the shape of the input {', '.join(map(shown, self.unshaped))}; give it:"
-                f" input_shapes={{{self.unshaped[0]!r}: (1, 3, 224, 224)}} in Python, {example} on the command line."
-            )
-        strange = [name for name in self.given if name not in self.inputs]
+            raise GraphError(self.asking())
+        strange = [name for name in self.given if name not in self.inputs and name not in self.pruned.cut]
         if strange:
-            raise GraphError(f"{self.where}: input_shapes names {strange}, but the net's inputs are {list(self.inputs)}.")
+            near = [hit for name in strange for hit in difflib.get_close_matches(name, self.names, 1)]
+            hint = f" Did you mean {', '.join(map(shown, near))}?" if near else ""
+            raise GraphError(f"{self.where}: input_shapes names {strange}, but the net's inputs are {list(self.inputs)}.{hint}")
+        if self.ignored.unmet:
+            raise GraphError(f"{self.where}: ignore names {self.ignored.unmet}, which no layer of phase {self.phase} has; leave it out.")
         if not self.steps:
-            raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.")
+            cut = f" input_shapes names {sorted(self.pruned.cut)}, and all that only makes them is cut." if self.pruned.cut else ""
+            raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.{cut}")
         program = Program(tuple(self.steps), tuple(self.versions), self.input_versions, self.outputs())
         shapes = [tuple(value.shape) for value in self.values]
-        return Graph(self.where, self.name, self.phase, program, self.modules, self.inputs, shapes, self.sources, self.layers, self.notes)
+        return Graph(
+            self.where,
+            self.name,
+            self.phase,
+            program,
+            self.modules,
+            self.inputs,
+            shapes,
+            self.sources,
+            self.layers,
+            self.notes,
+            self.ignored.names,
+        )
 
-    def source(self, spec: LayerSpec, shapes: list[tuple[int, ...] | None], reads: Counter[str]) -> None:
-        """A data layer: its tops are inputs of the net; those that nobody reads are none, unless it is an Input layer."""
+    def stated(self, spec: LayerSpec, kind: LayerType) -> list[Shape | None]:
+        """The shapes that a data layer of Caffe's own says; they are not asked for where all are given."""
+        if set(spec.message.top) <= set(self.given):
+            return [None] * len(spec.message.top)
+        made, notes = build(spec, kind, [], self.phase, self.where, self.ignored)
+        assert isinstance(made, Sources)
+        self.notes += notes
+        return list(made.shapes)
+
+    def source(self, spec: LayerSpec, shapes: Sequence[Shape | None]) -> None:
+        """A data layer: its tops are inputs of the net, but for those that nobody reads (the first one, and those of Input layers, are)."""
         self.sources.append(spec)
         tops = list(spec.message.top)
         batch = self.given[tops[0]][:1] if tops and tops[0] in self.given else None
+        known = find_type(spec) is not None
         for i, (top, shape) in enumerate(zip(tops, shapes, strict=True)):
             if top in self.names:
                 raise self.failed(spec, f"its top {top!r} is already there; two layers produce it")
-            if spec.type != "Input" and i > 0 and not reads[top]:
+            read = top in self.pruned.read or top in self.given or (known and top in self.silenced)
+            if top in self.pruned.unused or not (read or (known and (spec.type == "Input" or i == 0))):
                 continue
             if i > 0 and batch and shape and len(shape) == 1:
                 shape = batch  # labels follow the batch that was asked for
             shape = self.given.get(top, shape)
             if shape is None:
-                self.unshaped.append(top)
-                shape = (1, 3, 224, 224)  # so that the rest is looked at, too; the net is refused at the end
+                shape = self.guess(top)
             self.inputs[top] = shape
             try:
                 self.input_versions[top] = self.version(top, torch.empty(shape, device="meta"))
             except (RuntimeError, ValueError, TypeError, OverflowError) as error:
                 raise self.failed(spec, f"its top {top!r} cannot have the shape {shape}: {first_line(error)}") from error
+
+    def guess(self, top: str) -> Shape:
+        """A shape for an input that has none, so that the rest is looked at, too; the net is refused at the end."""
+        self.unshaped.append(top)
+        return 1, 3, 224, 224
+
+    def uncomputable(self, spec: LayerSpec) -> None:
+        """A layer that nobody can compute from the files: what is read of it could be inputs."""
+        tops = [top for top in spec.message.top if top in self.pruned.computed]
+        if not tops or set(tops) & set(spec.message.bottom):
+            layer_type(spec, self.where)
+        python = spec.message.python_param
+        what = f"the Python class {python.module}.{python.layer}, which is not part of the files" if spec.type == "Python" else "it"
+        random = "chooses training samples at random" if purpose(spec) == SAMPLING else ""
+        reason = " and ".join(filter(None, [f"runs {what}" if spec.type == "Python" else "", random]))
+        self.uncomputed.append(f"{', '.join(map(shown, tops))}: {spec} {reason}")
+        for top in spec.message.top:
+            self.version(top, torch.empty(self.guess(top) if top in tops else (1,), device="meta"))
+
+    def asking(self) -> str:
+        """What to say where inputs have no shape."""
+        names = list(dict.fromkeys(self.unshaped))
+        several = len(names) > 1
+        text = (
+            f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, names))};"
+            f" give {'them' if several else 'it'}: {input_options(names)} on the command line, {input_argument(names)} in Python"
+            " (the numbers are examples)."
+        )
+        if self.uncomputed:
+            text += f" These cannot be computed, and are inputs then, with all cut that only makes them: {some(self.uncomputed)}."
+        return text
+
+    def other_phase(self) -> str:
+        """A hint where the layers of the file belong to the other phase."""
+        other = "TRAIN" if self.phase == "TEST" else "TEST"
+        stages = sorted({stage for layer in self.all_layers for rule in layer.message.include for stage in rule.stage})
+        hint = f" If the graph is that of phase {other}, convert that: --phase {other}, or phase={other!r} in Python."
+        if stages:
+            hint += f" The stages that the file names: {' '.join(f'--stage {stage}' for stage in stages)}."
+        return hint
 
     def bottoms(self, spec: LayerSpec) -> list[int]:
         found = []
@@ -211,8 +282,12 @@ class _Builder:
                 if later:
                     hint = f"; {later[0]} makes it, but only later"
                 elif dropped:
-                    hint = f"; {dropped[0]} makes it in another phase or stage."
-                    hint += " Convert that one (--phase), or make the blob an input (--input-shape)"
+                    made = {top for each in self.layers for top in each.message.top}
+                    orphans = [b for b in dict.fromkeys(b for each in self.layers for b in each.message.bottom) if b not in made]
+                    hint = f"; {dropped[0]} makes it in another phase or stage.{self.other_phase()}"
+                    hint += f" Or give the inputs that the phase lacks: {input_options(orphans)}"
+                elif not near:
+                    hint = f". If it is an input, give its shape: {input_options([name])}"
                 raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.phase}{hint}")
             found.append(self.names[name])
         return found
@@ -222,11 +297,11 @@ class _Builder:
         inputs = [self.values[i] for i in bottoms]
         kind = layer_type(spec, self.where)
         if self.unshaped:
-            refuse_unknown(spec, kind, self.where)  # shapes are guesses by now: look no further than at the fields
+            refuse_unknown(spec, kind, self.where, self.ignored)  # shapes are guesses by now: look no further than at the fields
             for name in spec.message.top:
                 self.version(name, torch.empty(1, 3, 224, 224, device="meta"))
             return
-        made, notes = build(spec, kind, inputs, self.phase, self.where)
+        made, notes = build(spec, kind, inputs, self.phase, self.where, self.ignored)
         assert isinstance(made, Layer)
         self.notes += notes
         key = self.key(spec.name)
@@ -344,6 +419,7 @@ def build_graph(
     stages: Sequence[str] = (),
     level: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    ignore: Sequence[str] = (),
 ) -> Graph:
     """Build the net of one phase on the meta device.
 
@@ -354,7 +430,7 @@ def build_graph(
     if phase not in ("TRAIN", "TEST"):
         raise GraphError(f"phase {phase!r} is neither 'TRAIN' nor 'TEST'.")
     layers = kept_layers(spec, phase, stages, level)
-    graph = _Builder(spec, phase, layers, input_shapes or {}).run()
+    graph = _Builder(spec, phase, layers, input_shapes or {}, Ignored(ignore)).run()
     dropped = {id(layer) for layer in spec.layers} - {id(layer) for layer in layers}
     outside = [str(u) for u in spec.unknown]
     outside += [str(u) for layer in spec.layers if id(layer) in dropped for u in layer.unknown]

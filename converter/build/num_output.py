@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converter.build.fillers import constant
-from converter.errors import GraphError, UnsupportedError, shown, some
-from converter.layers import Filler, layer_type
+from converter.errors import GraphError, shown, some
+from converter.layers import Filler
+from converter.layers.registry import find_type
 from converter.program import Step
 from converter.read.upgrade import LayerSpec, NetSpec
 
@@ -24,8 +25,8 @@ def change_outputs(spec: NetSpec, num_output: Mapping[str, int]) -> None:
     """
     for name, count in num_output.items():
         layers = [layer for layer in spec.layers if layer.name == name]
-        known = {layer.name: str(layer) for layer in spec.layers if _outputs_of(layer, spec.where) is not None}
-        without = [layer for layer in layers if _outputs_of(layer, spec.where) is None]
+        known = {layer.name: str(layer) for layer in spec.layers if _outputs_of(layer) is not None}
+        without = [layer for layer in layers if _outputs_of(layer) is None]
         if without or not layers:
             problem = f"{without[0]} has none" if without else f"there is no layer {shown(name)}"
             having = some([*known.values()]) or "none"
@@ -33,14 +34,13 @@ def change_outputs(spec: NetSpec, num_output: Mapping[str, int]) -> None:
         if not 1 <= count < 1 << 31:
             raise GraphError(f"{spec.where}: {layers[0]} cannot have the num_output {count}; it takes 1 or more.")
         for layer in layers:
-            _outputs_of(layer, spec.where).num_output = count
+            _outputs_of(layer).num_output = count
 
 
-def _outputs_of(layer: LayerSpec, where: str) -> Any:
+def _outputs_of(layer: LayerSpec) -> Any:
     """The message of a layer that holds its num_output, or None."""
-    try:
-        kind = layer_type(layer, where)
-    except UnsupportedError:
+    kind = find_type(layer)
+    if kind is None:
         return None  # of another phase, or refused in a moment
     message = getattr(layer.message, kind.message) if kind.message and layer.message.HasField(kind.message) else None
     return message if message is not None and message.DESCRIPTOR.fields_by_name.get("num_output") and layer.type != "Im2col" else None

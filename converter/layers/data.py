@@ -1,10 +1,9 @@
-"""Layers that read data: their tops are the net's inputs. And those that are refused or have nothing to compute."""
+"""Layers that read data: their tops are the net's inputs. And those that have nothing to compute."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from converter.errors import UnsupportedError
 from converter.layers.registry import Fields, Layer, Sources, layer
 
 
@@ -98,11 +97,3 @@ def memory_data(p: Fields) -> Sources:
 @layer("HDF5Output", bottoms=(0, None), removed="it writes its bottoms to a file")
 def hdf5_output(p: Fields, *bottoms: Tensor) -> Layer:
     return Layer(nn.Identity())
-
-
-@layer("Python", "python_param", bottoms=(0, None))
-def python(p: Fields, *bottoms: Tensor) -> Layer:
-    raise UnsupportedError(
-        f"it runs the Python class {p.module}.{p.layer}, which is not part of the files; cut the net before it with a smaller"
-        " prototxt, or, if it only reads data, name its tops in input_shapes (--input-shape)."
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ _FORK_FIELDS = {
     "loss_weight": TRAINING,
     "transform_param": "the layer has no images to transform",
     "propagate_down": TRAINING,
+    "quantization_param": "Intel's int8 inference: this is the float net that was calibrated; int8 differs by its rounding",
 }
 
 
@@ -66,9 +68,9 @@ class Param:
     squeezed: bool = False  # axes of length 1 in a file's shape do not count
 
 
+Shape = tuple[int, ...]
 Load = Callable[[list[Tensor]], dict[str, Tensor]]
 Save = Callable[[dict[str, Tensor]], list[Tensor]]
-Shape = tuple[int, ...]
 Arrange = Callable[[Sequence[Shape]], Sequence[int]]
 
 
@@ -131,8 +133,8 @@ class Fields:
     def unread(self, ignored: Iterable[str] = ()) -> list[str]:
         return [known.name for known, _ in self._message.ListFields() if known.name not in self._seen and known.name not in ignored]
 
-    def others_unread(self) -> list[str]:
-        return [f"{name}.{field}" for name, other in self._others.items() for field in other.unread()]
+    def others_unread(self) -> list[tuple[str, str]]:
+        return [(name, field) for name, other in self._others.items() for field in other.unread()]
 
 
 def fields_set(p: Fields, *names: str) -> list[str]:
@@ -144,7 +146,7 @@ def fields_set(p: Fields, *names: str) -> list[str]:
 class Sources:
     """What a data layer stands for: one shape a top, None where only the data would tell."""
 
-    shapes: Sequence[tuple[int, ...] | None]
+    shapes: Sequence[Shape | None]
 
 
 @dataclass(frozen=True)
@@ -208,37 +210,87 @@ def layer_types() -> list[str]:
     return sorted(_TYPES)
 
 
+def find_type(spec: LayerSpec) -> LayerType | None:
+    """The registered type of a layer; None where there is none."""
+    if spec.type != "Python":
+        return _TYPES.get(spec.type)
+    python = spec.message.python_param
+    return _TYPES.get(f"Python:{python.module}.{python.layer}")
+
+
 def layer_type(spec: LayerSpec, where: str) -> LayerType:
     """The registered type of a layer.
 
     Raises:
-        UnsupportedError: no such type; says what is near and what to do.
+        UnsupportedError: no such type; says what is near and what to type.
     """
-    python = spec.message.python_param
-    found = _TYPES.get(f"Python:{python.module}.{python.layer}") if spec.type == "Python" else None
-    found = found or _TYPES.get(spec.type)
+    found = find_type(spec)
     if found is not None:
         return found
     lower = {name.lower(): name for name in _TYPES}
     near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
-    if not spec.message.bottom:
-        hint += " If it only reads data, name the shape of each of its tops in input_shapes (--input-shape)."
-    raise UnsupportedError(
-        f"{where}: {spec}: this layer type is not one we compute, and we leave nothing out silently.{hint}"
-        " `convert-caffe --list-layers` names all types. Cut the layer from the prototxt if you do not need its tops,"
-        " or add the type: one function in converter/layers/."
-    )
+    tops = list(spec.message.top)
+    python = spec.message.python_param
+    what = f"it runs the Python class {python.module}.{python.layer}, which is not part of the files"
+    if spec.type != "Python":
+        what = (
+            f"this layer type is not one we compute, and we leave nothing out silently.{hint} `convert-caffe --list-layers` names all types"
+        )
+    cut = f"name its tops as inputs, and what only makes them is cut: {input_options(tops)}" if tops else "take it out of the prototxt"
+    raise UnsupportedError(f"{where}: {spec}: {what}. To do without this layer, {cut}.")
 
 
-def build(spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: str, where: str) -> tuple[Layer | Sources, list[str]]:
+_EXAMPLES = {
+    **dict.fromkeys(("label", "labels"), "1"),
+    "im_info": "1,3",
+    "gt_boxes": "1,5",
+    "rois": "1,5",
+    "cont": "1,1",
+}
+
+
+def input_options(names: Iterable[str]) -> str:
+    """The words to type for inputs without a shape; the shapes are examples."""
+    return " ".join(f"--input-shape {shlex.quote(name + '=' + _example(name))}" for name in names)
+
+
+def input_argument(names: Iterable[str]) -> str:
+    """The same for Python: input_shapes={...}."""
+    return f"input_shapes={ {name: tuple(map(int, _example(name).split(','))) for name in names} }"
+
+
+def _example(name: str) -> str:
+    return _EXAMPLES.get(name, "1,3,224,224")
+
+
+class Ignored:
+    """The fields that the user knows to be harmless, by name ("dilation") or path ("pooling_param.dilation"); which were met."""
+
+    def __init__(self, names: Iterable[str] = ()):
+        self.names, self.met = tuple(names), set[str]()
+
+    def covers(self, path: Sequence[str]) -> bool:
+        """Whether a field, given with the messages that it stands in, is one of them."""
+        found = {name for name in self.names for i in range(len(path)) if ".".join(path[i:]) == name}
+        self.met |= found
+        return bool(found)
+
+    @property
+    def unmet(self) -> list[str]:
+        return [name for name in self.names if name not in self.met]
+
+
+def build(
+    spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: str, where: str, ignored: Ignored
+) -> tuple[Layer | Sources, list[str]]:
     """Build a layer's module on the meta device; also what in the layer was ignored, and why.
 
     Raises:
         UnsupportedError: a field or value that we cannot honour.
         GraphError: the layer does not fit its bottoms.
     """
-    notes = refuse_unknown(spec, kind, where)
+    notes = refuse_unknown(spec, kind, where, ignored)
     least, most = kind.bottoms
     if not least <= len(bottoms) <= (len(bottoms) if most is None else most):
         count = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
@@ -252,30 +304,51 @@ def build(spec: LayerSpec, kind: LayerType, bottoms: Sequence[Tensor], phase: st
         raise UnsupportedError(f"{where}: {spec}: {error}") from None
     except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
-    unread = [f"{kind.message}.{name}" for name in fields.unread(kind.ignored)] if kind.message else []
-    unread += fields.others_unread()
-    if unread:
-        raise UnsupportedError(f"{where}: {spec}: the fields {', '.join(unread)} are set, and we do not compute them.")
+    unread = [(kind.message, name) for name in fields.unread(kind.ignored)] if kind.message else []
+    notes += _refuse_unread(spec, [*unread, *fields.others_unread()], where, ignored)
     return (made if isinstance(made, (Layer, Sources)) else Layer(made)), notes
 
 
-def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str) -> list[str]:
+def _refuse_unread(spec: LayerSpec, unread: list[tuple[str, str]], where: str, ignored: Ignored) -> list[str]:
+    """Notes on known fields that the layer did not look at; those that the user ignores are taken out of it."""
+    notes, fatal = [], []
+    for path in unread:
+        name = ".".join(path)
+        if ignored.covers(path):
+            notes.append(f"{spec.type} {spec.name!r}: {name} (ignored, as you asked)")
+            getattr(spec.message, path[0]).ClearField(path[1])
+        elif path[1] == "filler" or path[1].endswith("_filler"):
+            notes.append(f"{spec.type} {spec.name!r}: {name} (sets no value that the layer has)")
+        else:
+            fatal.append(name)
+    if fatal:
+        raise UnsupportedError(f"{where}: {spec}: the fields {', '.join(fatal)} are set, and we do not compute them.{_ignore_hint(fatal)}")
+    return notes
+
+
+def _ignore_hint(names: list[str]) -> str:
+    words = " ".join(f"--ignore {shlex.quote(name)}" for name in names[:6])
+    return f" If you know that they change nothing, say so: {words} (in Python ignore={tuple(names[:6])!r})."
+
+
+def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str, ignored: Ignored) -> list[str]:
     """Notes on unknown fields that change nothing.
 
     Raises:
         UnsupportedError: one that could change the layer's result.
     """
-    notes, fatal = [], []
+    notes, fatal, names = [], [], []
     for unknown in spec.unknown:
-        reason = _harmless(unknown, kind)
+        reason = "ignored, as you asked" if ignored.covers(unknown.path) else _harmless(unknown, kind)
         if reason:
             notes.append(f"{spec.type} {spec.name!r}: {unknown} ({reason})")
         else:
             fatal.append(f"{unknown} (line {unknown.line})")
+            names.append(".".join(unknown.path))
     if fatal:
         raise UnsupportedError(
             f"{where}: {spec} has fields that BVLC Caffe does not know and that may change its result: {some(fatal)}."
-            " If you know that they do not, delete them from the prototxt."
+            f"{_ignore_hint(list(dict.fromkeys(names)))}"
         )
     return notes
 
@@ -284,6 +357,8 @@ def _harmless(unknown: Unknown, kind: LayerType) -> str | None:
     path = unknown.path
     if kind.is_source or kind.removed:
         return "the layer's own reading of data is not converted"
+    if any(name == "filler" or name.endswith("_filler") for name in path):
+        return "an initial value: weights from a file take its place"
     if kind.message and path[0] == kind.message and len(path) > 1:
         return {**kind.ignored, **ENGINE}.get(path[1])
     return _FORK_FIELDS.get(path[0])

@@ -21,6 +21,7 @@ from converter.read.schema import is_repeated
 
 MAX_DEPTH = 100  # protobuf's own limit
 MAX_UNKNOWN = 10_000  # in one layer
+MAX_TEXT = 2_000  # of an unknown message: data layers' parameters are shorter
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n\f\v]+|\#[^\n]*)
@@ -49,6 +50,7 @@ class Unknown:
     path: tuple[str, ...]  # from the layer on: ("convolution_param", "quantize")
     line: int
     value: str  # the text of a scalar, "" for a message
+    text: str = field(default="", compare=False)  # of a message, its beginning
 
     def __str__(self) -> str:
         return ".".join(self.path) + (f": {self.value}" if self.value else "")
@@ -161,7 +163,8 @@ class _Reader:
                 raise self.fail(f"expected ':' and a value, or '{{', after {shown(name, 40)}.")
             begin = self.start
             self.values(None, None, path)
-            self.note(path, start, "" if is_message else self.text[begin : self.ended])
+            text = self.text[begin : self.ended]
+            self.note(path, start, *(("", text[:MAX_TEXT]) if is_message else (text,)))
         elif known.message_type is None and is_message:
             raise self.fail(f"{name} is a single value, not a message.")
         elif known.message_type is None and not colon:
@@ -171,10 +174,10 @@ class _Reader:
         if not self.found(";"):
             self.found(",")
 
-    def note(self, path: tuple[str, ...], start: int, value: str) -> None:
+    def note(self, path: tuple[str, ...], start: int, value: str, text: str = "") -> None:
         if len(self.unknown) == MAX_UNKNOWN:
             raise self.fail(f"more than {MAX_UNKNOWN} fields that Caffe does not know; this is no Caffe net.", start)
-        self.unknown.append(Unknown(path, self.line(start), value if len(value) < 80 else value[:79] + "…"))
+        self.unknown.append(Unknown(path, self.line(start), value if len(value) < 80 else value[:79] + "…", text))
 
     def values(self, message: Any, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
         """One value, or a list of them in brackets."""

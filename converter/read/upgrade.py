@@ -143,7 +143,10 @@ def upgrade(document: Document, where: str) -> NetSpec:
         else:
             spec.layers.append(_from_v1(old, place))
     _merge_padding(spec)
-    if net.input:
+    held_by_layers = {top for layer in spec.layers if layer.type == "Input" for top in layer.message.top}
+    if net.input and not net.input_dim and not net.input_shape and held_by_layers.issuperset(net.input):
+        spec.notes.append(f"`input` without a shape: the Input layers for {', '.join(map(shown, net.input))} count, as in Caffe")
+    elif net.input:
         spec.layers.insert(0, _input_layer(net, where))
     return spec
 

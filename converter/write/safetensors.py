@@ -37,6 +37,8 @@ def metadata(net: CaffeNet, graph: Graph, hashes: dict[str, str]) -> dict[str, s
         "layer_names": json.dumps({step.key: step.name for step in graph.steps if step.params}),
         "preprocess": json.dumps(None if net.preprocess is None else asdict(net.preprocess)),
     }
+    if graph.ignored:
+        facts["ignored"] = json.dumps(graph.ignored)
     names = {name: name.encode("utf-8", "backslashreplace").decode() for name in hashes}  # JSON has no other bytes
     return {**facts, **{f"sha256.{names[name]}": digest for name, digest in hashes.items()}}
 

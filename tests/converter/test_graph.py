@@ -419,7 +419,7 @@ def test_data_layers_become_inputs(name: str) -> None:
     ],
 )
 def test_inputs_whose_shape_stands_nowhere_are_asked_for(kind: str, params: str, blobs: str) -> None:
-    with pytest.raises(GraphError, match=f"shape of the input {blobs}; give it: .*--input-shape data=1,3,224,224"):
+    with pytest.raises(GraphError, match=f"shape of the inputs? {blobs}; give (it|them): .*--input-shape data=1,3,224,224"):
         graph_of(lay("data", kind, "", "data label", params) + TAIL)
 
 
@@ -516,12 +516,12 @@ def test_hdf5_output_is_left_out_with_a_note() -> None:
 
 
 def test_python_layers_and_unknown_types_are_refused_with_what_to_do() -> None:
-    with pytest.raises(UnsupportedError, match=r"'p' of type 'Python'.*pkg\.Thing.*--input-shape"):
+    with pytest.raises(UnsupportedError, match=r"'p' of type 'Python'.*pkg\.Thing.*--input-shape y="):
         graph_of(X + lay("p", "Python", "x", "y", 'python_param { module: "pkg" layer: "Thing" }'))
     with pytest.raises(UnsupportedError, match=r"'p' of type 'Frobnicate'.*we leave nothing out silently"):
         graph_of(X + lay("p", "Frobnicate", "x", "y"))
-    with pytest.raises(UnsupportedError, match="reads data"):
-        graph_of(lay("p", "VideoData", "", "x"))
+    with pytest.raises(GraphError, match="shape of the input 'x'; give it"):
+        graph_of(lay("p", "VideoData", "", "x") + lay("r", "ReLU", "x", "y"))
     with pytest.raises(UnsupportedError, match="type ''"):
         graph_of(X + 'layer { name: "p" bottom: "x" top: "y" }')
 

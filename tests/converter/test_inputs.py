@@ -1,0 +1,107 @@
+"""Which blobs are inputs: what data layers make, what they say of its shape, and any blob that input_shapes names."""
+
+from __future__ import annotations
+
+import pytest
+
+from converter.errors import GraphError
+from tests.converter.test_graph import X, graph_of, inp, lay, net_of
+
+CONV = lay("c", "Convolution", "data", "c", "convolution_param { num_output: 4 kernel_size: 3 }")
+VIDEO = "video_data_param { batch_size: 5 new_length: 2"
+
+STATED = [
+    # data layer, its parameters, the shapes of its tops
+    ("Fork", "fork_param { batch_size: 4 crop_size: 8 channels: 2 }", {"data": (4, 2, 8, 8)}),
+    ("data", "input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } }", {"data": (1, 3, 9, 9)}),
+    ("AnnotatedData", "data_param { batch_size: 2 } transform_param { resize_param { height: 6 width: 7 } }", {"data": (2, 3, 6, 7)}),
+    ("VideoData", VIDEO + " num_segments: 3 modality: FLOW } transform_param { crop_size: 7 }", {"data": (5, 12, 7, 7)}),
+    ("VideoData", VIDEO + " num_segments: 3 modality: RGB } transform_param { crop_size: 7 }", {"data": (5, 18, 7, 7)}),
+]
+
+
+@pytest.mark.parametrize(("type_", "params", "shapes"), STATED)
+def test_a_fork_s_data_layer_says_its_shape(type_: str, params: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    graph = graph_of(lay("d", type_, "", "data label", params) + CONV)
+    assert graph.inputs == shapes  # nobody reads the label
+    assert any("taken for a data layer" in note for note in graph.notes)
+
+
+def test_labels_of_dense_data_have_a_value_for_each_place() -> None:
+    params = "dense_image_data_param { batch_size: 2 new_height: 8 new_width: 6 label_divide_factor: 2 }"
+    pool = lay("p", "Pooling", "data", "p", "pooling_param { pool: AVE kernel_size: 2 stride: 2 }")
+    text = lay("d", "DenseImageData", "", "data label", params) + pool + lay("l", "SoftmaxWithLoss", "p label", "l")
+    assert graph_of(text).inputs == {"data": (2, 3, 8, 6), "label": (2, 1, 4, 3)}
+
+
+def test_all_shapes_that_nobody_says_are_asked_for_in_one_message_in_the_command_s_form() -> None:
+    python = 'python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" }'
+    text = lay("d", "Python", "", "data im_info gt_boxes", python) + CONV + lay("e", "ReLU", "im_info", "e")
+    words = "--input-shape data=1,3,224,224 --input-shape im_info=1,3 on the command line"
+    with pytest.raises(GraphError, match=f"shape of the inputs 'data', 'im_info'; give them: {words}"):
+        graph_of(text)
+
+
+def test_a_file_without_a_graph_in_the_phase_says_how_to_convert_it() -> None:
+    data = lay("d", "Data", "", "data label", "include { phase: TRAIN } data_param { batch_size: 2 } transform_param { crop_size: 8 }")
+    with pytest.raises(GraphError, match=r"'data' is made by no layer of phase TEST.*--phase TRAIN.*--input-shape data=1,3,224,224"):
+        graph_of(data + CONV)
+    with pytest.raises(GraphError, match=r"no layer is left in phase TEST.*--phase TRAIN"):
+        graph_of(data)
+    assert graph_of(data + CONV, phase="TRAIN").inputs == {"data": (2, 3, 8, 8)}
+    loss = lay("l", "SoftmaxWithLoss", "c label", "l")
+    graph = graph_of(data + CONV + loss, input_shapes={"data": (1, 3, 8, 8)})
+    assert (graph.inputs, graph.outputs) == ({"data": (1, 3, 8, 8)}, ("c",))
+    assert any("'l'" in note and "left out" in note for note in graph.notes)
+
+
+def test_the_stages_that_a_file_names_are_said() -> None:
+    data = lay("d", "Input", "", "data", 'include { stage: "deploy" } input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } }')
+    with pytest.raises(GraphError, match="--stage deploy"):
+        graph_of(data + CONV)
+
+
+CHAIN = X + lay("a", "ReLU", "x", "a") + lay("b", "Sigmoid", "a", "b") + lay("c", "TanH", "b", "c") + lay("d", "Power", "a", "d")
+
+
+def test_any_blob_may_be_an_input_and_what_only_makes_it_is_cut() -> None:
+    graph = graph_of(CHAIN, input_shapes={"b": (5, 4)})
+    assert (graph.inputs, graph.outputs) == ({"b": (5, 4), "x": (2, 3)}, ("c", "d"))
+    assert [step.name for step in graph.steps] == ["a", "c", "d"]
+    graph = graph_of(CHAIN, input_shapes={"b": (5, 4), "d": (1,)})
+    assert (graph.inputs, graph.outputs) == ({"b": (5, 4)}, ("c",))
+    assert any("'a'" in note and "'b'" in note and "cut" in note for note in graph.notes)
+
+
+def test_a_cut_net_needs_no_layer_that_nobody_can_compute() -> None:
+    text = X + lay("a", "Python", "x", "a", 'python_param { module: "m" layer: "L" }') + lay("b", "ReLU", "a", "b")
+    with pytest.raises(GraphError, match=r"shape of the input 'a'; give it: --input-shape a=1,3,224,224.*cut.*m\.L"):
+        graph_of(text)
+    assert graph_of(text, input_shapes={"a": (2, 6)}).inputs == {"a": (2, 6)}
+
+
+def test_a_given_blob_is_what_it_is_after_the_layers_in_place() -> None:
+    text = X + lay("a", "Power", "x", "a") + lay("r", "ReLU", "a", "a") + lay("b", "TanH", "a", "b")
+    graph = graph_of(text, input_shapes={"a": (2, 3)})
+    assert [step.name for step in graph.steps] == ["b"]
+    early = text.replace(lay("r", "ReLU", "a", "a"), lay("e", "Exp", "a", "e") + lay("r", "ReLU", "a", "a"))
+    with pytest.raises(GraphError, match=r"'e' of type 'Exp'.*reads 'a' before another layer writes over it"):
+        graph_of(early, input_shapes={"a": (2, 3)})
+
+
+def test_an_input_that_is_written_in_place_stays_one() -> None:
+    graph = graph_of(X + lay("s", "Power", "x", "x", "power_param { scale: 2 }"), input_shapes={"x": (4, 3)})
+    assert (graph.inputs, [step.name for step in graph.steps]) == ({"x": (4, 3)}, ["s"])
+
+
+def test_the_prototxt_of_a_cut_net_converts_to_the_same_net() -> None:
+    net = net_of(CHAIN, input_shapes={"b": (5, 4), "d": (1,)})
+    again = net_of(net.prototxt)
+    assert (again.input_shapes, again.outputs) == (net.input_shapes, net.outputs)
+
+
+def test_an_input_field_without_a_shape_beside_an_input_layer_is_passed_over() -> None:
+    graph = graph_of('input: "x"\n' + X + lay("r", "ReLU", "x", "y"))
+    assert graph.inputs == {"x": (2, 3)}
+    with pytest.raises(GraphError, match="shape of the input 'z'"):
+        graph_of('input: "z"\n' + inp("x", 2) + lay("r", "Eltwise", "x z", "y"))
