@@ -28,6 +28,11 @@ def embedded_spec(weights: Weights) -> NetSpec:
     where = str(weights.path)
     if weights.net is None:
         raise WeightsError(f"{where}: an HDF5 snapshot holds no net; give the prototxt, too.")
+    if any(blob.legacy and len(blob.shape) == 5 for layer in weights.layers for blob in layer.blobs):
+        raise UnsupportedError(
+            f"{where}: C3D wrote this file, with numbers of layer types and fields that are others in Caffe. Give the prototxt, which has"
+            " names: convert-caffe deploy.prototxt net.caffemodel."
+        )
     net = parse_binary("NetParameter", weights.net, where)
     _read_strings(net)
     places = [LayerText("layers", i, 0, _unknown(layer)) for i, layer in enumerate(net.layers)]

@@ -13,26 +13,26 @@ from converter.layers.registry import Fields, layer
 class ContinuationIndicator(CaffeModule):
     """x -> (time_step, N) of a row of zeros, where sequences begin, then ones: the `cont` of an LSTM. N: x's length along `axis`.
 
-    jolibrain/caffe: continuation_indicator_layer.cpp; an older one has a fixed batch_size.
+    jolibrain/caffe: continuation_indicator_layer.cpp; an older one has a fixed batch_size, and then no bottom is needed.
     """
 
     def __init__(self, time_step: int, axis: int = 0, batch_size: int | None = None):
         super().__init__()
         self.time_step, self.axis, self.batch_size = time_step, axis, batch_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[self.axis] if self.batch_size is None else self.batch_size
-        return torch.cat((x.new_zeros(1, batch), x.new_ones(self.time_step - 1, batch)))
+    def forward(self, *bottom: Tensor) -> Tensor:
+        like = bottom[0] if bottom else torch.empty(0)
+        batch = like.shape[self.axis] if self.batch_size is None else self.batch_size
+        return torch.cat((like.new_zeros(1, batch), like.new_ones(self.time_step - 1, batch)))
 
 
-@layer("ContinuationIndicator", "continuation_indicator_param", origin="jolibrain")
-def continuation_indicator(p: Fields, x: Tensor) -> nn.Module:
+@layer("ContinuationIndicator", "continuation_indicator_param", bottoms=(0, 1), origin="jolibrain")
+def continuation_indicator(p: Fields, *bottom: Tensor) -> nn.Module:
     if p.time_step < 1:
         raise ValueError(f"time_step is {p.time_step}; it must be at least 1")
-    axis = p.axis_of(x)
-    if p.batch_size and p.has("axis"):
-        raise ValueError("batch_size and axis are of two versions of the layer; it takes one of them")
-    return ContinuationIndicator(p.time_step, axis, p.batch_size or None)
+    if bool(p.batch_size) == p.has("axis") and (p.batch_size or not bottom):
+        raise ValueError("batch_size, or a bottom with an axis: of two versions of the layer it takes one")
+    return ContinuationIndicator(p.time_step, p.axis_of(bottom[0]) if bottom else 0, p.batch_size or None)
 
 
 class CTCGreedyDecoder(CaffeModule):

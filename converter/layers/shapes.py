@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, layer
 
@@ -103,6 +104,14 @@ def crop(p: Fields, x: Tensor, like: Tensor) -> nn.Module:
     if not 0 <= axis < x.dim() or len(p.offset) not in (0, 1, x.dim() - axis) or like.dim() != x.dim():
         raise ValueError(f"axis {p.axis} with {len(p.offset)} offsets; it takes none, one, or one for each cropped axis")
     return Crop(p.axis, p.offset)
+
+
+@layer("CROP", bottoms=(2, 2), origin="FCN's branch of Caffe, in V1", refuses="all of it: its offset is a property of the whole net")
+def crop_v1(p: Fields, x: Tensor, like: Tensor) -> nn.Module:
+    raise UnsupportedError(
+        "V1's CROP works its offset out of the strides and pads of all layers between its bottoms, which one layer does not see; write it"
+        ' as V2\'s, with the offset of your net: type: "Crop" crop_param { axis: 2 offset: 19 }'
+    )
 
 
 class Reduction(CaffeModule):

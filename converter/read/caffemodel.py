@@ -42,8 +42,8 @@ class Span:
 class Blob:
     """One parameter blob: its shape as the file states it, and where its values are.
 
-    numpy.asarray(blob) gives the values as float32 in that shape. `legacy` marks a shape of num, channels, height, width,
-    which Caffe compares with leading axes of 1 left out.
+    numpy.asarray(blob) gives the values as float32 in that shape. `legacy` marks a shape of num, channels, height, width (C3D:
+    num, channels, length, height, width), which Caffe compares with leading axes of 1 left out.
     """
 
     shape: tuple[int, ...]
@@ -198,7 +198,7 @@ class _Walk:
     def blob(self, start: int, end: int, where: str) -> Blob:
         dims: list[int] = []
         legacy = [1, 1, 1, 1]
-        has_shape = has_legacy = False
+        has_shape = has_legacy = c3d = False
         spans: list[Span] = []
         raw_type, raw = 1, (0, 0)
         at = start
@@ -207,13 +207,16 @@ class _Walk:
                 at = high
                 if number in (1, 2, 3, 4) and kind == VARINT:
                     legacy[number - 1], has_legacy = self.signed(low, high, where), True
-                elif number == 7 and kind == LENGTH:
+                elif number == 5 and kind == VARINT:  # C3D: length, height and width are fields 3 to 5, data 6 and diff 7
+                    c3d = True
+                    legacy.append(self.signed(low, high, where))
+                elif number == 7 and kind == LENGTH and not c3d:
                     has_shape = True
                     for inner, how, _, a, b in self.fields(low, high, where):
                         if inner == 1 and how in (VARINT, LENGTH) and len(dims) <= 32:
                             dims += self.numbers(how, a, b, where)
-                elif number in (5, 8):
-                    dtype, width = ("F32", FIXED32) if number == 5 else ("F64", FIXED64)
+                elif number in (5, 8) or (c3d and number == 6):
+                    dtype, width = ("F64", FIXED64) if number == 8 else ("F32", FIXED32)
                     if kind == width and low - first == 1:  # unpacked: a tag byte before every value
                         count = self.run(first, end, (number << 3 | width), _ITEM[dtype] + 1)
                         spans.append(Span(first, count, dtype, tagged=True))
@@ -227,7 +230,7 @@ class _Walk:
                     raw_type = self.signed(low, high, where)
                 elif number == 12 and kind == LENGTH:
                     raw = (low, high)
-                elif number in (6, 9) and kind in (FIXED32, FIXED64) and low - first == 1:  # unpacked diffs: skip them in one go
+                elif number in (6, 7, 9) and kind in (FIXED32, FIXED64) and low - first == 1:  # unpacked diffs: skip them in one go
                     at = first + self.run(first, end, self.bytes[first], high - first) * (high - first)
                     break
         low, high = raw

@@ -41,7 +41,9 @@ def read_blobs(path: str | os.PathLike[str]) -> dict[str, list[Blob]]:
 
 
 def read_mean(path: str | os.PathLike[str]) -> Any:
-    """A mean.binaryproto as a float32 array: (C, H, W), channels in the data's order (BGR where Caffe made it from images).
+    """A mean.binaryproto as a float32 array: (C, H, W), or C3D's (C, L, H, W).
+
+    The channels are in the data's order: BGR where Caffe made it from images.
 
     Raises:
         WeightsError: the file is no single blob.
@@ -49,4 +51,4 @@ def read_mean(path: str | os.PathLike[str]) -> Any:
     import numpy
 
     mean = numpy.asarray(walk_blob(Path(path)))
-    return mean[0] if mean.ndim == 4 and mean.shape[0] == 1 else mean
+    return mean[0] if mean.ndim in (4, 5) and mean.shape[0] == 1 else mean

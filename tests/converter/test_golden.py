@@ -28,7 +28,7 @@ ELSEWHERE |= {
     "SparseInnerProduct",
     "Unpooling",
 }  # test_rare_layers.py
-ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
+ELSEWHERE |= {"Mergecrop", "CROP"}  # MergeCrop's older name; refused
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 
 

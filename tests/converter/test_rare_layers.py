@@ -226,6 +226,16 @@ def test_lstm_begins_again_where_its_second_bottom_is_zero(tmp_path: Path) -> No
     close(net(x, cont), lstm(x.numpy(), cont.numpy()[:, None], *(b.numpy() for b in blobs)))
 
 
+def test_an_older_continuation_indicator_needs_no_bottom(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(
+        """input: "data" input_dim: 2 input_dim: 1 input_dim: 3 input_dim: 1
+        layer { name: "cont" type: "ContinuationIndicator" top: "cont" continuation_indicator_param { time_step: 2 batch_size: 1 } }
+        layer { name: "lstm" type: "LSTM" bottom: "data" bottom: "cont" top: "lstm" recurrent_param { num_output: 2 } }"""
+    )
+    net = convert(tmp_path / "net.prototxt")
+    assert net(draw(2, 1, 3, 1)).shape == (2, 1, 2) and net(draw(2, 1, 3, 1), blobs=("cont",))["cont"].tolist() == [[0], [1]]
+
+
 def test_an_older_continuation_indicator_has_its_batch_size_as_a_field(tmp_path: Path) -> None:
     net = net_of(tmp_path, 'type: "ContinuationIndicator" continuation_indicator_param { time_step: 3 batch_size: 2 }', (7, 4))
     assert net(draw(7, 4)).tolist() == [[0, 0], [1, 1], [1, 1]]
@@ -294,6 +304,7 @@ def test_a_dense_block_of_the_gpu_has_a_factor_of_zero(bottleneck: bool, factor:
         ('type: "Interp" interp_param { height: 3 width: 3 }', [(1, 2, 4, 4)] * 2, "use_blob_size: true"),
         ('type: "ContinuationIndicator"', [(3, 4)], "time_step"),
         ('type: "ContinuationIndicator" continuation_indicator_param { time_step: 2 batch_size: 1 axis: 1 }', [(3, 4)], "two versions"),
+        ('type: "CROP"', [(1, 2, 8, 8), (1, 2, 4, 4)], "crop_param { axis: 2 offset: 19 }"),
         ('type: "CTCGreedyDecoder"', [(3, 1, 4), (3, 1)], "a label or an indicator"),
         ('type: "CTCGreedyDecoder" ctc_decoder_param { blank_index: 4 }', [(3, 1, 4)], "none of 4 classes"),
         ('type: "CTCGreedyDecoder"', [(3, 4)], "(T, N, C)"),

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from test_fork_layers import close, draw, net_of
 
-from converter import ConversionError, convert, read_blobs, save_caffemodel
+from converter import ConversionError, convert, read_blobs, read_mean, save_caffemodel
+from converter.write.encode import field, varint_field
 
 FLT_MAX = numpy.finfo("f4").max
 
@@ -190,3 +191,38 @@ def test_only_one_input_may_have_five_input_dim(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text('input: "other" ' + "input_dim: 1 " * 5 + C3D_V1.format("CONVOLUTION3D", ""))
     with pytest.raises(ConversionError, match=r"C3D's only one five"):
         convert(tmp_path / "net.prototxt")
+
+
+def c3d_blob(values: Any, packed: bool = True) -> bytes:
+    """A BlobProto of C3D-v1.0: num, channels, length, height, width as fields 1 to 5, data 6, diff 7."""
+    dims = (1,) * (5 - values.ndim) + values.shape
+    head = b"".join(varint_field(i + 1, d) for i, d in enumerate(dims))
+    floats = values.numpy().astype("<f4")
+    if packed:
+        return head + field(6, floats.tobytes()) + field(7, floats.tobytes())
+    return head + b"".join(tag + value.tobytes() for tag in (b"\x35", b"\x3d") for value in floats.flatten())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_caffemodels_of_c3d_have_their_own_field_numbers(packed: bool, tmp_path: Path) -> None:
+    x = draw(1, 2, 4, 6, 6)
+    (tmp_path / "net.prototxt").write_text(C3D_V1.format("CONVOLUTION3D", ""))
+    blobs = {"conv": [draw(4, 2, 2, 3, 3, seed=1), draw(4, seed=2)], "fc": [draw(3, 4 * 2 * 6 * 6, seed=3), draw(3, seed=4)]}
+    layers = []
+    for name, number in (("conv", 30), ("fc", 14)):
+        body = b"".join(field(6, c3d_blob(value, packed)) for value in blobs[name])
+        layers.append(field(2, field(3, name.encode()) + field(4, name.encode()) + varint_field(5, number) + body))
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(b"".join(layers))
+    assert [b.shape for b in read_blobs(path)["fc"]] == [(1, 1, 1, 3, 288), (1, 1, 1, 1, 3)]
+    (weight, bias), (rows, shift) = blobs["conv"], blobs["fc"]
+    y = F.conv3d(x, weight, bias, (2, 1, 1), (0, 1, 1))
+    close(convert(tmp_path / "net.prototxt", path)(x), y.flatten(1) @ rows.T + shift, atol=1e-3)
+    with pytest.raises(ConversionError, match="C3D wrote this file"):
+        convert(path)
+
+
+def test_a_mean_of_c3d_keeps_its_frames(tmp_path: Path) -> None:
+    mean = draw(1, 3, 4, 5, 6)
+    (tmp_path / "mean.binaryproto").write_bytes(c3d_blob(mean))
+    close(torch.from_numpy(read_mean(tmp_path / "mean.binaryproto")), mean[0], atol=0)
