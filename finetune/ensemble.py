@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -54,6 +54,35 @@ class Member:
     unit: str
     predictions: Predictions
     scores: dict[str, Scores]
+
+
+class Spread(TypedDict):
+    """An accuracy over the runs; deviation and error are None for one run."""
+
+    accuracy: float
+    standard_deviation: float | None
+    standard_error: float | None
+
+
+class Row(TypedDict):
+    """A run."""
+
+    run: str
+    recipe: str
+    seed: int | None
+    protocol: str
+    scores: dict[str, Scores]
+
+
+class Summary(TypedDict):
+    """What --json prints. mean and ensemble are by label, as metrics.labelled() has them."""
+
+    split: str
+    data_sha256: str
+    classes: list[str]
+    runs: list[Row]
+    mean: dict[str, Spread]
+    ensemble: dict[str, Scores]
 
 
 def averaged(members: Sequence[Predictions]) -> Predictions:
@@ -120,10 +149,10 @@ def read_members(runs: Sequence[str], split: str | None) -> tuple[list[Member], 
     return members, reported
 
 
-def summary(members: Sequence[Member], split: str) -> dict[str, Any]:
+def summary(members: Sequence[Member], split: str) -> Summary:
     """Everything that is printed, for --json."""
     whole = averaged([member.predictions for member in members])
-    mean = {}
+    mean: dict[str, Spread] = {}
     for label in labels_of(members):
         if all(label in member.scores for member in members):
             middle, deviation = mean_and_deviation([member.scores[label]["accuracy"] for member in members])
@@ -146,7 +175,7 @@ def labels_of(members: Sequence[Member]) -> list[str]:
     return list(dict.fromkeys(label for member in members for label in member.scores))
 
 
-def as_text(found: Mapping[str, Any], members: Sequence[Member]) -> str:
+def as_text(found: Summary, members: Sequence[Member]) -> str:
     """The table for people: a line per run, their mean and spread, the ensemble; a column per split and view."""
     labels = labels_of(members)
 
@@ -192,7 +221,7 @@ def recipes(members: Sequence[Member]) -> str:
     return f"recipe {names[0]}" if len(names) == 1 else f"recipes {', '.join(names)}"
 
 
-def notes(found: Mapping[str, Any], members: Sequence[Member]) -> list[str]:
+def notes(found: Summary, members: Sequence[Member]) -> list[str]:
     """What a reader has to know before quoting a number."""
     split, row, unit = found["split"], found["ensemble"][found["split"]], members[0].unit
     error = f"{100 * row['standard_error']:.2f} points"

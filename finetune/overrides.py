@@ -7,27 +7,30 @@ import difflib
 import json
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from finetune.errors import FinetuneError
 
 Config = TypeVar("Config")
 
 
-def changed(config: Config, settings: Mapping[str, Any]) -> Config:
+def changed(config: Config, settings: Mapping[str, object]) -> Config:
     """The record with some of its fields changed: {"training.lr": 0.02, "input.size": [64, 64]}.
 
     Raises FinetuneError for a field that is not there and for a value that does not fit the field's type.
     """
+    changing: object = config
     for name, value in settings.items():
-        config = changed_field(config, name, name.split("."), value)
-    return config
+        changing = changed_field(changing, name, name.split("."), value)
+    return cast(Config, changing)
 
 
-def changed_field(config: Any, name: str, path: Sequence[str], value: Any) -> Any:
+def changed_field(config: object, name: str, path: Sequence[str], value: object) -> object:
+    """The record or mapping with the field at `path` changed; `name` is the whole path, for messages."""
     key, *rest = path
     if isinstance(config, Mapping):
         return {**config, key: changed_field(config[key], name, rest, value) if rest and key in config else as_given(value)}
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     hints = get_type_hints(type(config))
     fields = [each.name for each in dataclasses.fields(config) if not is_function(hints[each.name])]
     if key not in fields:
@@ -47,7 +50,7 @@ def changed_field(config: Any, name: str, path: Sequence[str], value: Any) -> An
     return dataclasses.replace(config, **{key: new})
 
 
-def fitted(value: Any, hint: Any, name: str) -> Any:
+def fitted(value: object, hint: object, name: str) -> object:
     """The value as the annotation wants it: lists become tuples, whole numbers floats. Raises FinetuneError for another type."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -77,7 +80,7 @@ def fitted(value: Any, hint: Any, name: str) -> Any:
     raise FinetuneError(f"--set {name}: {json.dumps(value)} does not fit; expected {getattr(hint, '__name__', hint)!s}")
 
 
-def as_given(value: Any) -> Any:
+def as_given(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -95,5 +98,5 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def is_function(hint: Any) -> bool:
+def is_function(hint: object) -> bool:
     return get_origin(hint) is Callable

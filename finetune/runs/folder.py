@@ -47,7 +47,7 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], *, overwrite: bool = False, device: str = "cpu") -> Run:
+    def create(cls, path: Path, config: Mapping[str, object], *, overwrite: bool = False, device: str = "cpu") -> Run:
         """A new folder with its config.json; `device` is what it trains on. Raises FinetuneError where `path` holds something."""
         if path.exists() and not path.is_dir():
             raise FinetuneError(f"{path} is a file; --out names a folder")
@@ -66,7 +66,7 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: Mapping[str, Any]) -> Run:
+    def resume(cls, path: Path, config: Mapping[str, object]) -> Run:
         """The folder of a run that was begun with the same settings. Raises FinetuneError naming every difference."""
         found = read_json(path / "config.json")
         differences = [
@@ -81,7 +81,7 @@ class Run:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def log(self, values: Mapping[str, Any]) -> None:
+    def log(self, values: Mapping[str, object]) -> None:
         """Appends a line to metrics.jsonl."""
         with (self / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(values) + "\n")
@@ -116,7 +116,7 @@ class Run:
 
         return load_file(self / name)
 
-    def save_state(self, state: Mapping[str, Any]) -> None:
+    def save_state(self, state: Mapping[str, object]) -> None:
         with replacing(self / "state.pt") as temporary:
             torch.save(dict(state), temporary)
 
@@ -131,16 +131,16 @@ class Run:
             raise FinetuneError(f"{path}: no saved state ({str(error).splitlines()[0][:200]}); start anew with --overwrite") from error
         return state
 
-    def write_card(self, card: Mapping[str, Any], weights: str = "best.safetensors") -> None:
+    def write_card(self, card: Mapping[str, object], weights: str = "best.safetensors") -> None:
         digest = digests(self / weights, ())["sha256"]
         write_json(self / "card.json", {"format": CARD_FORMAT, **card, "weights": weights, "sha256": digest})
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, object]) -> None:
         write_json(self / "result.json", result)
         (self / "state.pt").unlink(missing_ok=True)
 
 
-def compared(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def compared(old: object, new: object, name: str = "") -> Iterator[tuple[str, object, object]]:
     """The fields in which two JSON values differ, as (dotted name, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:

@@ -166,9 +166,10 @@ class Predictions:
     splits: dict[str, SplitPredictions]
 
 
-def unit_of(config: Mapping[str, Any]) -> str:
+def unit_of(config: Mapping[str, object]) -> str:
     """What a run's data consist of, by its config.json: "clips" for a recipe that samples frames, else "images"."""
-    return "clips" if "sampling" in (config.get("config") or {}) else "images"
+    recipe = config.get("config")
+    return "clips" if isinstance(recipe, Mapping) and "sampling" in recipe else "images"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,13 +7,39 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER
-from finetune.runs.metrics import Predictions, read_json, read_predictions, reported_split
+from finetune.runs.metrics import Predictions, Scores, read_json, read_predictions, reported_split
 
 Epoch = dict[str, object]  # a line of metrics.jsonl
+
+
+class Selected(TypedDict):
+    """Which weights a run kept: on None, the last epoch's. "weights" is "model" or "ema"."""
+
+    epoch: int
+    weights: str
+    on: str | None
+    accuracy: float | None
+
+
+class Result(TypedDict):
+    """The fields of result.json that the report reads; read_run() has checked them."""
+
+    selected: Selected
+    scores: dict[str, Scores]
+    seconds: float
+
+
+class Source(TypedDict):
+    """What config.json says of the data."""
+
+    name: str
+    sha256: str
+    counts: dict[str, int]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -24,7 +50,7 @@ class RunFiles:
     config: dict[str, Any]
     environment: dict[str, Any]
     epochs: list[Epoch]
-    result: dict[str, Any] | None
+    result: Result | None
     predictions: Predictions | None
 
 
@@ -53,7 +79,7 @@ def read_run(path: Path) -> RunFiles:
     square = [len(counts) for counts in row["confusion"] if isinstance(counts, list)] == [count] * count
     if not square or not all(isinstance(each, int) for counts in row["confusion"] for each in counts):
         raise FinetuneError(f"{path / 'result.json'}, confusion: expected {count} rows of {count} counts, one a class")
-    return RunFiles(path, config, environment, epochs, result, predictions)
+    return RunFiles(path, config, environment, epochs, cast(Result, result), predictions)
 
 
 CONFIG_FIELDS: dict[str, type] = {

@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from torch import Tensor
 from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.runs import drawings
-from finetune.runs.metrics import Predictions, SplitPredictions, calibration_bins, reported_split, unit_of
-from finetune.runs.reading import Epoch, RunFiles, number, read_run
+from finetune.runs.metrics import Predictions, Scores, SplitPredictions, calibration_bins, reported_split, unit_of
+from finetune.runs.reading import Epoch, Result, RunFiles, Source, number, read_run
 from zoo.disk import replacing
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def facts_of(run: RunFiles, pictures: Tensor | None) -> Facts:
 APART = ("command", "data", "classes", "config")  # fields of config.json that have a place of their own
 
 
-def headline(result: Mapping[str, Any], protocol: object, split: str) -> Facts:
+def headline(result: Result, protocol: object, split: str) -> Facts:
     """The figures that the run is known by, and which epoch they are of."""
     selected = result["selected"]
     on = selected.get("on")
@@ -113,17 +113,17 @@ def headline(result: Mapping[str, Any], protocol: object, split: str) -> Facts:
     }
 
 
-def score_row(label: str, row: Mapping[str, Any]) -> list[str]:
+def score_row(label: str, row: Scores) -> list[str]:
     shares = [percent(row.get(name)) for name in ("mean_recall", "f1", "calibration_error")]
     loss = plain(row.get("negative_log_likelihood"), ".3f")
     return [label, plain(row.get("images"), ",.0f"), f"{percent(row.get('accuracy'))} {spread(row)}", *shares, loss]
 
 
-def by_class(row: Mapping[str, Any], classes: Sequence[str]) -> list[Facts]:
+def by_class(row: Scores, classes: Sequence[str]) -> list[Facts]:
     """Each class with its recall and F1, and its row of the confusion matrix."""
     found: list[Facts] = []
     for name, counts in zip(classes, row["confusion"], strict=True):
-        values = [number(row[field].get(name)) for field in ("recall", "f1_per_class")]
+        values = [number(row["recall"].get(name)), number(row["f1_per_class"].get(name))]
         shares = [count / sum(counts) if sum(counts) else 0.0 for count in counts]
         bars = [{"share": f"{0 if math.isnan(value) else value:.3f}", "percent": percent(value)} for value in values]
         cells = [
@@ -207,7 +207,7 @@ def curves(run: RunFiles, selected: float | None) -> list[str]:
     ]
 
 
-def source(data: Mapping[str, Any], unit: str) -> Facts:
+def source(data: Source, unit: str) -> Facts:
     """What config.json says of the data."""
     found: Facts = {"name": data["name"], "sha256": data["sha256"]}
     found |= {f"{unit} in {split}": plain(count, ",.0f") for split, count in data["counts"].items()}
