@@ -17,6 +17,21 @@ MAY_IMPORT = {
     "finetune": {"zoo", "architectures"},
 }
 
+# Inside finetune: a folder, or a file beside the folders, and the folders that it may import. The other files are the ground floor:
+# everything may import them, and they import no folder.
+FINETUNE = {
+    "runs": set[str](),
+    "train": {"runs"},
+    "images": {"runs", "train"},
+    "clips": {"runs", "train"},
+    "video": set[str](),
+    "predict": {"video"},
+    "fer2013": {"images"},
+    "emotiw": {"clips", "train"},
+    "ensemble": {"runs"},
+    "prepare_video": {"video"},
+}
+
 
 def imported(tree: ast.AST) -> set[str]:
     """The top-level packages that a file imports; an exception's class is not its package's use."""
@@ -36,6 +51,18 @@ def test_nothing_imports_upward(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         ours = imported(ast.parse(path.read_text())) & MAY_IMPORT.keys() - {package}
         assert ours <= MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {ours - MAY_IMPORT[package]}"
+
+
+def test_the_folders_of_finetune_are_floors() -> None:
+    folders = {path.parent.name for path in (ROOT / "finetune").glob("*/__init__.py")}
+    assert folders <= FINETUNE.keys(), "a new folder has its place in the table FINETUNE"
+    for path in (ROOT / "finetune").rglob("*.py"):
+        room = path.relative_to(ROOT / "finetune").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "finetune":
+                names = [node.module.split(".")[1]] if node.module != "finetune" else [alias.name for alias in node.names]  # type: ignore[union-attr]
+                wrong = set(names) & folders - FINETUNE.get(room, set()) - {room}
+                assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno} imports {', '.join(wrong)}, which does not lie below it"
 
 
 @pytest.mark.parametrize("package", ["converter", "zoo", "architectures", "finetune"])
