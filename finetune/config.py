@@ -78,7 +78,7 @@ class Training:
     small_epochs           so many epochs first see smaller images, whose shorter side is small_size: a net that takes any size learns
                            most of what it learns from them, at a part of the cost. Measured is always at the full size
     freeze                 name of a module: it and all before it keep their weights and their BatchNorm statistics
-    precision              "no" is float32; "auto" is bf16 on a GPU that has it and float32 elsewhere
+    precision              "no" is float32; "auto" is bf16 on a GPU or CPU that multiplies it, and float32 elsewhere
     """
 
     epochs: int = 30

@@ -1,9 +1,11 @@
-"""Recipes and protocols that were renamed. Commands and run folders with an old name still work; a command says the new one."""
+"""Commands and run folders of earlier days: recipes and protocols that were renamed, and fields that there were not yet."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+
+from finetune.config import Augment, Sampling, Training, as_json
 
 RECIPES = {"seed": "published"}  # of finetune.fer2013
 PROTOCOLS = {"seed": "best-on-reported"}
@@ -26,7 +28,10 @@ def protocol(name: object) -> object:
 
 
 def config(found: Mapping[str, object]) -> dict[str, object]:
-    """A run's config.json with the names of today in place of older ones."""
+    """A run's config.json as it would be written today: with today's names, and at their defaults the fields that it is older than.
+
+    A new field's default has to leave a run as it was.
+    """
     renamed = dict(found)
     if isinstance(recipe := renamed.get("recipe"), str):
         renamed["recipe"] = RECIPES.get(recipe, recipe)
@@ -34,5 +39,9 @@ def config(found: Mapping[str, object]) -> dict[str, object]:
         renamed["protocol"] = protocol(renamed["protocol"])
     if isinstance(inner := renamed.get("config"), Mapping):
         names = {"name": RECIPES, "protocol": PROTOCOLS}
-        renamed["config"] = {key: names.get(key, {}).get(value, value) if isinstance(value, str) else value for key, value in inner.items()}
+        current = {key: names.get(key, {}).get(value, value) if isinstance(value, str) else value for key, value in inner.items()}
+        for part, defaults in {"augment": Augment(), "sampling": Sampling(), "training": Training()}.items():
+            if isinstance(stated := current.get(part), Mapping):
+                current[part] = {**as_json(defaults), **stated}
+        renamed["config"] = current
     return renamed
