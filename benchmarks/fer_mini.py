@@ -53,7 +53,7 @@ def embed(run: Path, data: Expressions, folder: Path) -> dict[str, Any]:
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "classes": list(model.labels),
-        "preprocess": dataclasses.asdict(model.card.preprocess),
+        "preprocess": {**dataclasses.asdict(model.card.preprocess), "source": f"the recipe {config['recipe']}"},
         "data": {"name": config["data"]["name"], "sha256": data.sha256, "counts": data.counts()},
         "protocol": _protocol(config["protocol"], result["selected"]),
         "run": {

@@ -22,8 +22,8 @@ FER_MINI_LIMITS = (
     " train or public, 16 have one with another label.",
     "The pictures came from an image search in 2013 for words of emotion combined with words of gender, age or ethnicity. Who is in them"
     " was not recorded, nor whether they agreed, so accuracy by group of people is unknown; do not assume that it is the same for all.",
-    "Faces were cropped by a detector to 48×48 grey pixels, mostly frontal: profiles, small or covered faces and other crops are outside of"
-    " what was measured.",
+    "Faces are those that a detector found, as 48×48 grey pixels: profiles, small or covered faces and other crops are outside of what was"
+    " measured.",
     "Not for decisions about people: hiring, schooling, policing, credit, health, or watching anyone who has not agreed to it.",
 )
 
@@ -41,7 +41,7 @@ def fer_mini(folder: Path, facts: dict[str, Any]) -> Card:
     recall = ", ".join(f"{name} {share:.0%}" for name, share in private["recall"].items())
     return Card(
         name="fer_mini",
-        title="fer_mini: a small VGG trained by this project on FER2013",
+        title="Small VGG, trained by this project on FER2013",
         task="facial expression in seven words",
         files=(File("fer_mini.caffemodel", (), weights["size"], (Checksum("sha256", weights["sha256"], MADE_HERE),)),),
         networks=(Network("fer_mini.prototxt", "fer_mini.caffemodel"),),
