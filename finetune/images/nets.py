@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import architectures
 import zoo
+from architectures import contract
 from finetune.errors import FinetuneError
 from zoo import LocalCard, Preprocess
 
@@ -39,10 +39,9 @@ def on_top_of(name: str, below: str, weights: str) -> Build:
 
     def build(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Module:
         cnn = None if init == "none" else zoo.load(init)
-        if cnn is not None and not isinstance(cnn, getattr(architectures, below)):
+        if cnn is not None and not isinstance(cnn, contract.nets()[below]):
             raise FinetuneError(f"--init {init}: a {type(cnn).__name__}; {name} begins with a {below} (--init {weights}), or none")
-        net: nn.Module = getattr(architectures, name)(classes, **arguments, cnn=cnn)
-        return net
+        return contract.nets()[name](classes, **arguments, cnn=cnn)
 
     return build
 
@@ -53,8 +52,7 @@ def drawn(name: str) -> Build:
     def build(classes: int, arguments: Mapping[str, Any], init: str) -> nn.Module:
         if init != "none":
             raise FinetuneError(f"--init {init}: no weights are published for {name}; it takes none, or a run's folder")
-        net: nn.Module = getattr(architectures, name)(classes, **arguments)
-        return net
+        return contract.nets()[name](classes, **arguments)
 
     return build
 

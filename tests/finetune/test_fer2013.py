@@ -147,7 +147,7 @@ def test_fer_plus_votes_stand_in_for_the_labels_of_the_training_images(mode: str
     assert max(each["accuracy"] for each in result(out)["scores"].values()) > 0.5  # the shifted labels would give less than chance
 
 
-def test_the_seed_s_protocol_says_what_it_is(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_epoch_on_what_is_reported_is_said_to_be_a_maximum(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert run(data, out, *SMALL, "--protocol", "best-on-reported") == 0
     assert json.loads((out / "config.json").read_bytes())["data"]["counts"] == {"train": 220, "private": 60}
