@@ -183,7 +183,7 @@ def _model(options: argparse.Namespace) -> Any:
     if is_run(options.name):
         return load(Path(options.name))
     card = registry.card_of(options.name)
-    if _state(card) != "cached":
+    if _state(card) not in ("cached", "in the package"):
         raise PictureError(f"{card.name} is not in the cache; bring it once with: caffe-zoo fetch {card.name}")
     return load(card.name)
 

@@ -26,10 +26,10 @@ OTHER_NOTE = "note: these are a net's guesses from pixels. Don't base decisions 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, 1 where a file cannot be read or nothing can be done at all, 2 for a wrong command, 130 for Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    command = parser()
+    options = command.parse_args(argv)
     if (options.camera is None) == (not options.paths):
-        parser.error("name pictures, videos or folders, or --camera 0")
+        command.error("name pictures, videos or folders, or --camera 0")
     unreadable = 0
 
     def work() -> None:
@@ -179,15 +179,15 @@ def _result(text: str) -> Path:
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
         prog="python -m finetune.predict",
         description="Finds the faces in pictures, folders, videos or a camera, and says what a net reads in each: a line a face.",
         epilog="Needs the extra predict; fetches nothing. Exit status: 0 done, 1 a file could not be read, 2 a wrong command, 130 stopped.",
     )
-    parser.add_argument("model", metavar="MODEL_OR_RUN", help="a model of the zoo that has labels, or the folder of a run")
-    parser.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="pictures, videos, folders of them")
-    add = parser.add_argument
+    command.add_argument("model", metavar="MODEL_OR_RUN", help="a model of the zoo that has labels, or the folder of a run")
+    command.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="pictures, videos, folders of them")
+    add = command.add_argument
     add("--camera", type=_number, metavar="N", help="look through this machine's camera (0: the first) until Ctrl-C")
     add("--seconds", type=_between(0, 1e9), metavar="S", help="... or for so long")
     add("-o", "--output", type=_result, metavar="FILE", help="write the rows as .csv or .json")
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--smooth", type=_between(0, 3600), default=0.0, metavar="SECONDS", help="average a face's answers in time (default 0: not)")
     add("--batch", type=_positive, default=32, metavar="N", help="faces that the net sees at once (default 32)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    return parser
+    return command
 
 
 if __name__ == "__main__":

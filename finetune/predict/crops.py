@@ -7,9 +7,6 @@ import numpy as np
 from finetune.video.faces import Face, align
 from zoo.cards.record import Crop
 
-# FER2013's own crops, in units of MTCNN's box: on 380 of its training images, enlarged four times with their edges repeated outwards,
-# the box is 1.07 times as high as the image (quartiles 0.95 and 1.15), its middle that of the image within 0.01.
-FER2013 = Crop(margin=-0.03, source="measured: MTCNN's boxes in FER2013's training images")
 WHOLE = Crop(source="the whole picture")
 
 

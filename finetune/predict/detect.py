@@ -80,7 +80,7 @@ def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
 def is_fetched(name: str) -> bool:
     """Whether all files of a model are in the cache, so that loading it asks nobody."""
     card = registry.card_of(name)
-    return all(store.cached(store.folder(card), file) for file in card.files if file.needed)
+    return card.folder is not None or all(store.cached(store.folder(card), file) for file in card.files if file.needed)
 
 
 def _mtcnn(device: str, min_score: float) -> faces.Detect:

@@ -12,9 +12,10 @@ import numpy as np
 import zoo
 from finetune.errors import FinetuneError
 from finetune.labels import canonical
-from finetune.predict.crops import FER2013, WHOLE
+from finetune.predict.crops import WHOLE
 from finetune.predict.detect import is_fetched
 from zoo.cards import registry
+from zoo.cards.embedded import FER2013_CROP
 from zoo.cards.record import Card, Crop, LocalCard
 from zoo.disk import digests
 from zoo.files import store
@@ -98,7 +99,7 @@ def load_model(name: str, device: str, margin: float | None = None) -> FaceModel
         raise FinetuneError(f"{card.name} has {outputs.shape[1]} outputs and {len(labels)} labels")
     # Nets from Caffe's deploy files end in a Softmax, and nobody's logits happen to be positive with a sum of 1.
     softmax = bool((outputs < 0).any()) or abs(float(outputs.sum()) - 1) > 1e-3
-    crop = card.crop or (FER2013 if isinstance(card, LocalCard) else WHOLE)
+    crop = card.crop or (FER2013_CROP if isinstance(card, LocalCard) else WHOLE)
     if margin is not None:
         crop = Crop(margin, crop.align, "--margin")
     faces = card.crop is not None or isinstance(card, LocalCard)
@@ -109,5 +110,7 @@ def _digest(card: Card | LocalCard) -> str:
     if isinstance(card, LocalCard):
         path = card.path / "best.safetensors"
         return digests(path, ())["sha256"] if path.is_file() else ""
-    receipt = store.receipt_of(store.folder(card) / card.networks[0].weights)
-    return receipt.sha256 if receipt else ""
+    name = card.networks[0].weights
+    receipt = store.receipt_of(store.folder(card) / name)
+    known = [each.value for file in card.files if file.name == name for each in file.checksums if each.algorithm == "sha256"]
+    return receipt.sha256 if receipt else next(iter(known), "")

@@ -12,13 +12,14 @@ import pytest
 from coloured_run import LABELS
 
 from finetune.extras import to_install
-from finetune.predict.crops import FER2013, face_crop
+from finetune.predict.crops import face_crop
 from finetune.predict.detect import CASCADE_SIDE, detector, from_cascade, shrunk
 from finetune.predict.draw import COLOURS, Mark, annotated, colours, on
 from finetune.predict.rows import Json, Row, columns
 from finetune.predict.timeline import BINS, FINEST, MOST_TRACKS, Recent, Timeline, clock, stacked, tick_step
 from finetune.predict.tracks import Tracker
 from finetune.video.faces import Face
+from zoo.cards.embedded import FER2013_CROP
 from zoo.cards.record import Crop
 
 
@@ -35,7 +36,7 @@ def test_a_crop_is_the_square_about_the_box_s_middle() -> None:
     assert (face_crop(image, face(20, 10, 10), Crop(), (8, 8)) == image[10:20, 20:30]).all()
     assert (face_crop(image, face(22, 10, 6, 10), Crop(), (8, 8)) == image[10:20, 20:30]).all()  # a narrow box
     assert (face_crop(image, face(20, 10, 10), Crop(0.5), (8, 8)) == image[5:25, 15:35]).all()
-    assert face_crop(image, face(0, 0, 32), FER2013, (8, 8)).shape == (30, 30, 3)
+    assert face_crop(image, face(0, 0, 32), FER2013_CROP, (8, 8)).shape == (30, 30, 3)
 
 
 def test_a_face_at_the_edge_goes_on_as_the_edge_does() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from coloured_run import COLOURS, LABELS, SQUARES, probabilities, write_run
 from marked_videos import picture
 from PIL import Image
 
+import zoo
 from finetune.predict import detect, sources
-from finetune.predict.__main__ import main
+from finetune.predict.__main__ import main, parser
+from finetune.predict.rows import FIXED
+from zoo.cards import registry
+from zoo.cards.record import Card, Checksum, Crop, File, Network, Terms
 
 RED, GREEN, BLUE = COLOURS
+DOCS = Path(__file__).parents[3] / "docs" / "predicting.md"
 COLUMNS = [
     "source", "media", "frame", "time_s", "face", "track_id", "status", "box_x", "box_y", "box_w", "box_h", "box_score", "label", "score",
     "prob_angry", "prob_happy", "prob_sad",
@@ -151,6 +157,27 @@ def test_ctrl_c_keeps_what_was_seen(run: str, folder: Path, monkeypatch: pytest.
     assert [row["label"] for row in rows_of(out)] == ["", "", "sad"]
 
 
+@pytest.mark.parametrize("crop", [None, Crop(0.1)])
+def test_a_model_that_comes_with_the_package_needs_no_cache(
+    crop: Crop | None, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faces are looked for where its card says what it sees of one, else the whole picture is read."""
+    zoo.save_caffe(zoo.load(Path(run)), tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    digest = hashlib.sha256((tmp_path / "net.caffemodel").read_bytes()).hexdigest()
+    file = File("net.caffemodel", (), None, (Checksum("sha256", digest, "drawn"),))
+    card = Card(
+        "drawn", "drawn", "colours", (file,), (Network("net.prototxt", "net.caffemodel"),), Terms("none", "drawn"), "", "", "",
+        zoo.Preprocess((8, 8), "RGB", (0.0, 0.0, 0.0), "drawn", 10 / 255), None, labels=LABELS, crop=crop, folder=tmp_path,
+    )  # fmt: skip
+    monkeypatch.setattr(registry, "CARDS", (*registry.CARDS, card))
+    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "empty"))
+    Image.fromarray(picture((60, 12, 50, GREEN))).save(tmp_path / "one.png")
+    assert main(["drawn", str(tmp_path / "one.png"), "-o", str(tmp_path / "rows.json")]) == 0
+    result = json.loads((tmp_path / "rows.json").read_text())
+    assert result["model_sha256"] == digest and result["margin"] == (0.1 if crop else 0)
+    assert result["rows"][0]["status"] == ("ok" if crop else "whole_image")
+
+
 WRONG = {
     "no path": ([], "--camera 0"),
     "a path and a camera": (["a.png", "--camera", "0"], "--camera 0"),
@@ -183,3 +210,17 @@ def test_a_model_that_is_not_here_is_named_and_not_fetched(
     monkeypatch.chdir(tmp_path)
     assert main([model, "a.png"]) == 1
     assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [line for line in DOCS.read_text().splitlines() if line.startswith("$ python -m finetune.predict")])
+def test_every_command_of_the_documentation_is_one(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    parsed = parser().parse_args(words[4:])
+    assert parsed.model == "runs/mine"
+
+
+def test_the_documentation_names_every_column_and_option() -> None:
+    text = DOCS.read_text()
+    assert [name for name in (*FIXED, "prob_<label>") if f"`{name}`" not in text] == []
+    options = {name for action in parser()._actions for name in action.option_strings if name.startswith("--")}
+    assert [name for name in options - {"--help", "--output"} if name not in text] == []
