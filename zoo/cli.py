@@ -88,6 +88,8 @@ def _info(options: argparse.Namespace) -> Answer:
         "input": card.input,
         "output": card.outputs,
         "preprocessing": _preprocessing(card),
+        "face": _crop(card),
+        "same person": "" if card.threshold is None else f"cosine from {card.threshold.cosine:g} on ({card.threshold.source})",
         "parameters": "unknown" if card.parameters is None else f"{card.parameters:,}",
         "loads as": card.architecture or "the converted Caffe net",
         "terms": f"{card.terms.licence} (stated by: {card.terms.source})",
@@ -212,6 +214,15 @@ def _state(card: Card) -> str:
         return "bring your own"
     proven = all(file.checksums or any(m.archive and m.archive.checksums for m in file.mirrors) for file in needed)
     return "to be fetched" if proven else "no checksum"
+
+
+def _crop(card: Card) -> str:
+    """What the model sees of a face, "" where it sees whole pictures."""
+    crop = card.crop
+    if crop is None:
+        return ""
+    shape = "aligned by five points" if crop.align else "a square about the detector's box"
+    return f"{shape}, {crop.margin:+.0%} on every side ({crop.source})" if crop.margin else f"{shape} ({crop.source})"
 
 
 def _preprocessing(card: Card) -> str:

@@ -97,7 +97,7 @@ def predict(options: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 stopped = True
         bar.close()
-        sink.finish(dict(outlet.counts))
+        sink.finish({name.replace(" ", "_"): count for name, count in outlet.counts.items()})
     for note in outlet.notes:
         print(f"note: {note}", file=sys.stderr)
     print(outlet.summary(others, time.monotonic() - begin))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.extras import to_install
 
 if TYPE_CHECKING:
     import av
@@ -60,7 +61,7 @@ def require_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise FinetuneError(f"videos are decoded by PyAV, which cannot be imported ({error}): pip install 'caffezoo[video]'") from error
+        raise FinetuneError(f"videos are decoded by PyAV, which cannot be imported ({error}): {to_install('video')}") from error
     return av
 
 

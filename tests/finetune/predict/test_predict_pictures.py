@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,32 @@ def test_a_model_that_is_not_here_is_named_and_not_fetched(
     monkeypatch.chdir(tmp_path)
     assert main([model, "a.png"]) == 1
     assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "words"), [("cv2", "OpenCV"), ("PIL", "Pillow"), ("av", "PyAV")])
+def test_a_package_that_is_missing_is_named_with_the_words_to_type(
+    package: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    (tmp_path / "a.mp4").write_bytes(b"no matter")
+    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.setitem(sys.modules, package, None)
+    options = ["--no-detect"] if package == "av" else []
+    assert main([str(run), str(tmp_path / "a.mp4"), *options]) == 1
+    printed, noted = capsys.readouterr()
+    assert words in printed + noted and "pip install" in printed + noted
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (23, 23), (60, 60)])
+def test_small_pictures_have_no_face_and_end_nothing(size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2", reason="the cascade comes with OpenCV")
+    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "empty"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / "a.png")
+    out, results = tmp_path / "rows.csv", tmp_path / "results"
+    assert main([str(write_run(tmp_path / "run")), str(tmp_path / "a.png"), "-o", str(out), "--annotate", str(results)]) == 0
+    assert [row["status"] for row in rows_of(out)] == ["no_face"]
+    assert main([str(tmp_path / "run"), str(tmp_path / "a.png"), "-o", str(out), "--annotate", str(results), "--no-detect"]) == 0
+    assert [row["status"] for row in rows_of(out)] == ["whole_image"]
 
 
 @pytest.mark.parametrize("line", [line for line in DOCS.read_text().splitlines() if line.startswith("$ python -m finetune.predict")])
