@@ -12,7 +12,7 @@ GPUs: --launch 'torchrun --nproc-per-node 8'.
 
 A line of the tables (fer2013_plan.py) is filled by a run on all of FER2013 with its settings; lines without a run are named in one
 sentence. What is found is kept in fer2013_results.json beside this file, so rows from several machines come together. Exit status: 0, 1
-where a run could not be made, 2 for a command that cannot be carried out, 143 after a signal.
+where a run or a table could not be made, 2 for a command line that is none, 143 after a signal.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{options.write}: {sum(run.name in record['runs'] for run in RUNS)} of {len(RUNS)} lines have been run")
     except (FinetuneError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1
     return status
 
 

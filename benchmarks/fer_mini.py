@@ -4,7 +4,7 @@
 
 makes fer_mini.prototxt, fer_mini.caffemodel (kernels in half precision) and fer_mini.json in zoo/embedded: the run's weights through the
 project's own exporter, loaded again through the converter, and measured in float32 on the private test as a user would run them.
-Exit status: 0, 2 where the run or the data are others.
+Exit status: 0, 1 where the run or the data are others.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = embed(options.run, read(options.data), options.out)
     except (FinetuneError, ZooError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1
     for name, each in facts["scores"].items():
         print(f"{name:<34} {each['accuracy']:.2%} of {each['images']:,}")
     print(f"{options.out / 'fer_mini.caffemodel'}: {facts['files']['fer_mini.caffemodel']['size']:,} bytes")

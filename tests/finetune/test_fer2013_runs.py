@@ -112,7 +112,7 @@ def test_a_run_whose_weights_are_missing_is_named_with_the_reason_and_the_others
     assert fer2013_runs.main(["--data", str(data), "--out", str(tmp_path / "runs"), "--only", "mobilefacenet-0", "vgg-face"]) == 1
     first, second, *_, total = capsys.readouterr().out.splitlines()
     for line, name, model in ((first, "mobilefacenet-0", "mobilefacenet.caffemodel"), (second, "vgg-face", "vgg_face")):
-        assert line.startswith(f"{name} ") and "not run: " in line and model in line and "(status 2, " in line
+        assert line.startswith(f"{name} ") and "not run: " in line and model in line and "(status 1, " in line
         assert not (tmp_path / "runs" / name).exists() and (tmp_path / "runs" / f"{name}.log").stat().st_size
     assert total.startswith("total: 0 s")
 
@@ -188,7 +188,7 @@ def test_a_run_that_was_made_by_hand_is_taken_in_by_its_settings(tmp_path: Path,
     config = json.loads((folder / "config.json").read_bytes())
     config["config"]["training"]["lr"] = 0.5
     (folder / "config.json").write_text(json.dumps(config))
-    assert fer2013_runs.main(asked) == 2
+    assert fer2013_runs.main(asked) == 1
     assert "no line of the tables has its settings; the nearest, small-vgg-1: other settings" in capsys.readouterr().err
 
 
@@ -243,5 +243,5 @@ def test_other_sections_are_left_alone_and_broken_markers_are_refused(tmp_path: 
             tables.inserted(broken, "three")
     broken_file = tmp_path / "R.md"
     broken_file.write_text("<!-- fer2013:end -->")
-    assert fer2013_runs.main(["--write", str(broken_file), "--results", str(tmp_path / "record.json")]) == 2
+    assert fer2013_runs.main(["--write", str(broken_file), "--results", str(tmp_path / "record.json")]) == 1
     assert broken_file.read_text() == "<!-- fer2013:end -->"
