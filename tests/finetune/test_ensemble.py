@@ -200,6 +200,16 @@ def test_another_class_order_is_shown_beside_the_expected_one(tmp_path: Path, ru
         check_alike(read_predictions(Path(runs[0])), read_predictions(other))
 
 
+def test_runs_on_clips_are_counted_in_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = drawn_run.draw_run(tmp_path / "run", ten_crop=False)
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["sampling"] = {"frames": 16}
+    (run / "config.json").write_text(json.dumps(config))
+    assert main([str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "150 clips of private" in text and "images" not in text and "Ten-crop" not in text
+
+
 def test_a_run_given_twice_counts_not_twice(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     again = f"{runs[0]}/../{Path(runs[0]).name}"
     assert main([runs[0], again]) == 1
