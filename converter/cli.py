@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--ignore", action="append", default=[], metavar="FIELD", help="a layer's field that you know to change nothing; repeatable"
     )
+    p.add_argument("--random-weights", action="store_true", help="without a caffemodel, write what the prototxt's fillers draw")
     p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -215,6 +216,11 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
     output: Path = options.output
     _check_output(output, [p for p in (prototxt, weights) if p is not None])
+    if weights is None and output.suffix != ".py" and not options.random_weights:
+        raise ConversionError(
+            f"{output}: no weights were given: it would hold random numbers. Give the .caffemodel, too; or --random-weights, to write what"
+            " the prototxt's fillers draw; or -o net.py, for the structure alone."
+        )
     found = None if weights is None else open_weights(weights)
     # The hashes are made on threads of their own, while this one imports torch.
     sources = [path for path in (prototxt, weights) if path is not None and path.is_file()]
@@ -235,8 +241,14 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         print(json.dumps({"output": str(output), "sha256": {n: h.result() for n, h in hashers.items()}, **net_json(graph)}))
     elif not options.quiet:
         count = sum(p.numel() for p in {id(p): p for module in graph.modules.values() for p in module.parameters()}.values())
-        checked = "every blob of the net found, each of the right shape" if plan else "filled as the prototxt says: no weights were given"
-        print(f"{output}: {len(graph.steps)} layers, {count:,} parameters; {checked}")
+        checked = "every blob of the net found, each of the right shape" if plan else "random weights, as the prototxt's fillers draw them"
+        if output.suffix == ".py":
+            checked = "the structure; load the weights from a state dict, as -o net.safetensors writes one"
+        print(f"{output}: {_counted(len(graph.steps), 'layer')}, {_counted(count, 'parameter')}; {checked}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _check_output(output: Path, sources: list[Path]) -> None:

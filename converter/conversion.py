@@ -12,7 +12,7 @@ from converter.build.embedded import embedded_spec
 from converter.build.graph import Graph, build_graph
 from converter.build.matching import Plan, match
 from converter.build.num_output import change_outputs, draw_anew
-from converter.errors import CaffezooWarning, GraphError, UnsupportedError, some
+from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, some
 from converter.files import head
 from converter.net import CaffeNet
 from converter.read.caffemodel import Weights
@@ -96,7 +96,13 @@ def prepare(
         raise
     check_size(graph)
     draw_anew(graph, fresh)
-    plan = None if found is None else match(graph, found, fresh)
+    try:
+        plan = None if found is None else match(graph, found, fresh)
+    except MismatchError as error:
+        if not input_shapes:
+            raise
+        given = ", ".join(f"{name}={','.join(map(str, dims))}" for name, dims in input_shapes.items())
+        raise MismatchError(f"{error} Or the input shape that was given is wrong: {given}.") from None
     if plan is not None:
         graph.notes += plan.notes
     return graph, plan

@@ -343,7 +343,7 @@ def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str, ignored: Ignore
         if reason:
             notes.append(f"{spec.type} {spec.name!r}: {unknown} ({reason})")
         else:
-            fatal.append(f"{unknown} (line {unknown.line})")
+            fatal.append(f"{unknown} (line {unknown.line}{_near(unknown, spec)})")
             names.append(".".join(unknown.path))
     if fatal:
         raise UnsupportedError(
@@ -351,6 +351,15 @@ def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str, ignored: Ignore
             f"{_ignore_hint(list(dict.fromkeys(names)))}"
         )
     return notes
+
+
+def _near(unknown: Unknown, spec: LayerSpec) -> str:
+    """The field that was meant, where an unknown one looks like it."""
+    descriptor = spec.message.DESCRIPTOR
+    for name in unknown.path[:-1]:
+        descriptor = descriptor.fields_by_name[name].message_type
+    near = difflib.get_close_matches(unknown.path[-1], list(descriptor.fields_by_name), 1, 0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _harmless(unknown: Unknown, kind: LayerType) -> str | None:

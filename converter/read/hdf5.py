@@ -29,6 +29,8 @@ def walk_hdf5(path: Path) -> Weights:
     try:
         with h5py.File(path, "r") as file:
             data = _member(file, "data", path)
+            if not isinstance(data, h5py.Group) and ("model_weights" in file or "layer_names" in file.attrs):
+                raise WeightsError(f"{path}: this is a Keras model, not a Caffe snapshot; convert-caffe reads Caffe's files only.")
             if not isinstance(data, h5py.Group):
                 raise WeightsError(f"{path}: an HDF5 file without a group `data` is no Caffe snapshot (a data set, perhaps?).")
             _collect(h5py, data, "", source, layers, set())

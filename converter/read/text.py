@@ -105,6 +105,8 @@ class _Reader:
             if match is None:
                 line = self.text[self.position : self.position + 200].split("\n")[0]
                 hint = " A quoted string must end on its line." if line[:1] in "\"'" else ""
+                if line[:1] in "“”„‘’‚«»":
+                    hint = f' {line[0]} is a typographic quotation mark; a prototxt takes the plain one, ".'
                 raise self.fail(f"this is no prototxt: {shown(line, 40)}.{hint}")
             kind, self.token = match.lastgroup, match.group()
             self.position = match.end()

@@ -224,3 +224,22 @@ def test_verify_fails_where_the_two_differ(tmp_path: Path) -> None:
     said = run(str(case / "net.prototxt"), str(case / "net.caffemodel"), "--verify")
     assert said.returncode == 1 and "NOT as in OpenCV 4" in said.stdout
     assert "InnerProduct with transpose" in said.stderr and "Traceback" not in said.stderr
+
+
+def test_random_weights_are_written_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    refused = run(PROTOTXT, "-o", str(out))
+    assert refused.returncode == 1 and "--random-weights" in refused.stderr and not out.exists()
+    drawn = run(PROTOTXT, "-o", str(out), "--random-weights")
+    assert drawn.returncode == 0 and "random weights" in drawn.stdout and out.exists()
+
+
+def test_a_misspelt_field_a_curly_quote_and_a_wrong_shape_say_what_was_meant(tmp_path: Path) -> None:
+    text = Path(PROTOTXT).read_text()
+    for change, words in ((("num_output", "num_outputs"), "did you mean num_output?"), (('"', "“"), "typographic quotation mark")):
+        path = tmp_path / "net.prototxt"
+        path.write_text(text.replace(*change))
+        said = run(str(path), WEIGHTS)
+        assert said.returncode == 1 and words in said.stderr
+    wrong = run(PROTOTXT, WEIGHTS, "--input-shape", "data=1,17,9,9")
+    assert wrong.returncode == 1 and "the input shape that was given is wrong: data=1,17,9,9" in wrong.stderr

@@ -419,7 +419,7 @@ STRANGERS = {
     "gzip": (gzip.compress(b"abc"), "archive"),
     "zip": (zipped(), "archive"),
     "tar": (tarred(), "archive"),
-    "a .pth": (saved(False), "archive"),
+    "a .pth": (saved(False), "PyTorch file"),
     "a .pth of old": (saved(True), "pickle"),
     "a pickle": (pickle.dumps({"a": [1.0]}), "pickle"),
     "a prototxt": (PROTOTXT, "text file"),
@@ -518,3 +518,31 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_told(tmp_path: Path) -> No
         source.bytes[source.size - 1]
     with pytest.raises(WeightsError, match="became shorter"):
         numpy.asarray(held)
+
+
+FOREIGN = {
+    "safetensors": (b"\x40\0\0\0\0\0\0\0" + b'{"a": {}}' + b" " * 60, "a safetensors file; it needs no conversion"),
+    "ONNX": (b"\x08\x08\x12\x07pytorch\x1a\x052.0.0:\x10" + b"\0" * 40, "an ONNX model"),
+    "SavedModel": (b"\x08\x01\x12\x10\n\x0e\x12\x05serve" + b"\0" * 40, "an ONNX or a TensorFlow model"),
+    "frozen graph": (b"\n\x1f\n\x05input\x12\x0bPlaceholder*\x09" + b"\0" * 40, "a frozen TensorFlow graph"),
+    "TensorFlow Lite": (b"\x1c\0\0\0TFL3" + b"\0" * 40, "a TensorFlow Lite model"),
+    "NumPy": (b"\x93NUMPY\x01\0" + b"\0" * 40, "a NumPy array"),
+    "UTF-16": ("layer { }".encode("utf-16"), "UTF-16 text"),
+    "solver": (b'net: "train.prototxt"\nbase_lr: 0.01\n', "a prototxt or a solver by its looks"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_file_of_another_kind_is_called_what_it_is(kind: str, tmp_path: Path) -> None:
+    data, words = FOREIGN[kind]
+    with pytest.raises(WeightsError, match=words) as error:
+        read_blobs(written(tmp_path, data))
+    assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pytorch_file_is_called_what_it_is(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "net.caffemodel"
+    torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="PyTorch file"):
+        read_blobs(path)
