@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from finetune.clips.nets import ENCODERS, PROJECT, with_encoder
 from finetune.clips.recipe import Recipe, check_clips
@@ -50,7 +50,7 @@ def imagenet(height: int, width: int) -> Preprocess:
     return Preprocess((height, width), "RGB", mean, f"{PROJECT}, dataset.py", scale)
 
 
-def published(name: str, about: str, encoder: Literal["vgg_face", "face_resnet"], lr: float, **arguments: Any) -> Recipe:
+def published(name: str, about: str, encoder: Literal["vgg_face", "face_resnet"], lr: float, **arguments: object) -> Recipe:
     """A row of that project's table of AFEW's validation videos."""
     vgg = encoder == "vgg_face"
     return Recipe(
@@ -69,7 +69,7 @@ def published(name: str, about: str, encoder: Literal["vgg_face", "face_resnet"]
     )
 
 
-def pretrained(name: str, about: str, **arguments: Any) -> Recipe:
+def pretrained(name: str, about: str, **arguments: object) -> Recipe:
     """A pretrained MobileFaceNet with what later work does: one draw of the augmentation a clip, segments, masked padding."""
     return Recipe(
         name=name,

@@ -26,7 +26,7 @@ PREPARED = "video,emotion,frames,faces,status,message,folder"  # prepare_video's
 def lists_beside(places: Places, notes: list[str]) -> list[ListFile]:
     """The lists among the files in the folder that is read and in those that are no clip's.
 
-    Raises FinetuneError for a file that seems to be a list and is not understood, and for lists of which one must be chosen.
+    Raises FinetuneError for a file that seems to be a list and is not understood, and for lists of which the caller has to say one.
     """
     found = []
     for path in places.walked[1]:

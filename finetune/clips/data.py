@@ -49,7 +49,7 @@ class Clips:
     ids       (N,) str: the names of the videos, or where names repeat, their paths
     subjects  (N,) str: who is seen, or None where the source doesn't say
     name      the source's file name; sha256: of its bytes, names and labels
-    notes     what was left out of the source or looks wrong in it, in words
+    notes     what was left out of the source or looks wrong in it
     """
 
     frames: Tensor
@@ -94,15 +94,15 @@ class Clips:
             frames = self.frames[int(self.offsets[rows[0]]) : int(self.offsets[rows[-1] + 1])]
         else:
             frames = self.frames[torch.arange(int(offsets[-1])) + (self.offsets[rows] - offsets[:-1]).repeat_interleave(lengths)]
-        chosen = rows.tolist()
+        positions = rows.tolist()
         return replace(
             self,
             frames=frames,
             offsets=offsets,
             labels=self.labels[rows],
-            split=tuple(self.split[row] for row in chosen),
-            ids=tuple(self.ids[row] for row in chosen),
-            subjects=None if self.subjects is None else tuple(self.subjects[row] for row in chosen),
+            split=tuple(self.split[row] for row in positions),
+            ids=tuple(self.ids[row] for row in positions),
+            subjects=None if self.subjects is None else tuple(self.subjects[row] for row in positions),
         )
 
 
@@ -208,12 +208,12 @@ def as_clips(decoded: Decoded, name: str, sha256: str) -> Clips:
 
 def store(clips: Clips, place: Path) -> None:
     """Writes the cache's file. Raises CacheError."""
-    words = json.dumps({"split": clips.split, "classes": clips.classes, "ids": clips.ids, "subjects": clips.subjects, "notes": clips.notes})
+    about = json.dumps({"split": clips.split, "classes": clips.classes, "ids": clips.ids, "subjects": clips.subjects, "notes": clips.notes})
     tensors = {
         "frames": clips.frames.contiguous(),
         "offsets": clips.offsets,
         "labels": clips.labels,
-        "words": torch.frombuffer(bytearray(words.encode()), dtype=torch.uint8),  # a tensor, so that the content's hash covers it
+        "words": torch.frombuffer(bytearray(about.encode()), dtype=torch.uint8),  # a tensor, so that the content's hash covers it
     }
     store_tensors(tensors, {"name": clips.name, "sha256": clips.sha256}, place, "clips")
 
@@ -222,19 +222,19 @@ def load_cached(place: Path) -> Clips | None:
     """The cached clips, or None where there are none or they are not what was written."""
     try:
         tensors, about = load_tensors(place, "clips")
-        words = json.loads(tensors["words"].numpy().tobytes())
-        subjects = None if words["subjects"] is None else tuple(words["subjects"])
+        texts = json.loads(tensors["words"].numpy().tobytes())
+        subjects = None if texts["subjects"] is None else tuple(texts["subjects"])
         return Clips(
             tensors["frames"],
             tensors["offsets"],
             tensors["labels"],
-            tuple(words["split"]),
-            tuple(words["classes"]),
-            tuple(words["ids"]),
+            tuple(texts["split"]),
+            tuple(texts["classes"]),
+            tuple(texts["ids"]),
             subjects,
             about["name"],
             about["sha256"],
-            tuple(words["notes"]),
+            tuple(texts["notes"]),
         )
     except DAMAGED:
         return None

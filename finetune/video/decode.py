@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from finetune.errors import FinetuneError
 from finetune.extras import to_install
 
 if TYPE_CHECKING:
-    import av
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 # FFmpeg's names of demuxers. Those that open further files (hls, concat, dash, image2) are left out on purpose.
 CONTAINERS = "3gp,asf,avi,flv,h264,hevc,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,ogg,webm"
@@ -36,7 +39,7 @@ class VideoError(FinetuneError):
 class Frame:
     """A decoded frame, not yet converted. `time` is in seconds from the first frame; sizes are those on the screen."""
 
-    raw: av.VideoFrame
+    raw: VideoFrame
     time: float
     width: int
     height: int
@@ -57,7 +60,7 @@ class Frame:
         return np.ascontiguousarray(np.rot90(picture, self.turns))
 
 
-def require_av() -> Any:
+def require_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
@@ -74,7 +77,9 @@ def frames(
     to it. What cannot be decoded inside the file is left out and described in `damage`. Raises VideoError where the file
     has no video at all, or not one frame of it can be decoded.
     """
-    av = require_av()
+    require_av()
+    import av
+
     count, kept, errors = 0, 0, 0
     first: Frame | None = None
     time = shift = 0.0
@@ -83,13 +88,13 @@ def frames(
     try:
         # By a file object, so that a name with a colon is no protocol and any bytes may stand in it.
         # Tags that are not UTF-8 are Latin-1 or worse, and nobody reads them.
-        with Path(path).open("rb") as file, av.open(file, options=CLOSED, metadata_errors="replace") as source:
-            stream = video_stream(av, source)
+        with Path(path).open("rb") as file, av.open(file, "r", options=CLOSED, metadata_errors="replace") as source:
+            stream = video_stream(source)
             stream.codec_context.options = {"max_pixels": str(LARGEST)}
             stream.codec_context.thread_count = 1
             promised, length = stream.frames, seconds(stream, source)
             rate = float(stream.average_rate or 0) or STANDARD_RATE
-            for raw, flaw in decoded(av, source, stream, damage):
+            for raw, flaw in decoded(source, stream, damage):
                 errors += flaw
                 if raw is None:
                     continue
@@ -122,16 +127,18 @@ def frames(
         damage.append(f"{time + 1 / rate:.1f} s where the header promises {length:.1f} s: the file may be cut short")
 
 
-def seconds(stream: Any, source: Any) -> float:
+def seconds(stream: VideoStream, source: InputContainer) -> float:
     """The length in the header, 0 where there is none."""
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (source.duration or 0) / 1e6  # in FFmpeg's AV_TIME_BASE
 
 
-def video_stream(av: Any, source: Any) -> Any:
+def video_stream(source: InputContainer) -> VideoStream:
     """The first stream of moving pictures; the cover of a song is none."""
-    cover = av.stream.Disposition.attached_pic
+    from av.stream import Disposition
+
+    cover = Disposition.attached_pic
     streams = [stream for stream in source.streams.video if not stream.disposition & cover]
     if not streams:
         kinds = sorted({stream.type for stream in source.streams})
@@ -141,8 +148,10 @@ def video_stream(av: Any, source: Any) -> Any:
     return streams[0]
 
 
-def decoded(av: Any, source: Any, stream: Any, damage: list[str]) -> Iterator[tuple[Any, bool]]:
+def decoded(source: InputContainer, stream: VideoStream, damage: list[str]) -> Iterator[tuple[VideoFrame | None, bool]]:
     """(frame, whether it is damaged) as they come; the frame is None for a packet that cannot be decoded."""
+    import av
+
     packets = source.demux(stream)
     while True:
         try:
@@ -164,7 +173,7 @@ def decoded(av: Any, source: Any, stream: Any, damage: list[str]) -> Iterator[tu
             return
 
 
-def upright(raw: Any, stream: Any) -> Frame:
+def upright(raw: VideoFrame, stream: VideoStream) -> Frame:
     """The first frame, which decides the size of all."""
     if raw.width * raw.height > LARGEST:
         raise VideoError(f"frames of {raw.width}×{raw.height} pixels, more than {LARGEST:,}: refused")

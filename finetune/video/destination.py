@@ -8,7 +8,7 @@ import dataclasses
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def read_record(dst: Path, job: Video) -> dict[str, Any]:
     return record if isinstance(record, dict) and record.get("format") == FORMAT else {}
 
 
-def write_record(dst: Path, job: Video, **fields: Any) -> None:
+def write_record(dst: Path, job: Video, **fields: object) -> None:
     path = record_path(dst, job)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = dst / OWN / WORKSPACE / f"{secrets.token_hex(8)}.json"
@@ -44,12 +44,12 @@ def write_record(dst: Path, job: Video, **fields: Any) -> None:
     temporary.replace(path)
 
 
-def settings_of(options: Options, detector: Callable[..., Any]) -> dict[str, Any]:
+def settings_of(options: Options, detector: Callable[..., object]) -> dict[str, Any]:
     """As they come back from json."""
     return json.loads(json.dumps({**dataclasses.asdict(options), "detector": detector.__name__}))
 
 
-def remembered(dst: Path, job: Video, wanted: dict[str, Any]) -> Outcome | None:
+def remembered(dst: Path, job: Video, wanted: Mapping[str, object]) -> Outcome | None:
     """What an earlier run made of this very file with these options, if that is still there."""
     record = read_record(dst, job)
     if record.get("options") != wanted or record.get("status") not in REMEMBERED:
@@ -66,7 +66,7 @@ def remembered(dst: Path, job: Video, wanted: dict[str, Any]) -> Outcome | None:
     return dataclasses.replace(outcome, earlier=True) if images == outcome.faces else None
 
 
-def place(dst: Path, job: Video, made: Path, outcome: Outcome, wanted: dict[str, Any]) -> None:
+def place(dst: Path, job: Video, made: Path, outcome: Outcome, wanted: Mapping[str, object]) -> None:
     """Puts the video's folder into DST, in the place of what an earlier run made; the record comes last.
 
     Raises FinetuneError where a folder is in the way that this command hasn't made.
@@ -74,7 +74,7 @@ def place(dst: Path, job: Video, made: Path, outcome: Outcome, wanted: dict[str,
     final = dst / job.folder
     if final.exists() and not read_record(dst, job):
         raise FinetuneError(f"{final}: is there already and was not made by this command; move it away")
-    # Remembered without a status, a folder is ours and not finished.
+    # Remembered without a status, a folder is this command's and not finished.
     write_record(dst, job)
     if final.exists():
         old = made.with_name(f"{made.name}.old")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar, cast
 
 from finetune.errors import FinetuneError
 
 J = TypeVar("J")
+R = TypeVar("R")
 Tick = Callable[[int], None]  # called with how much has been done since the last call
 
 SILENCE = 600.0  # seconds without a sign of life after which a process hangs
@@ -41,39 +42,38 @@ def cpus() -> int:
 
 
 @dataclass
-class Worker:
+class Worker(Generic[J]):
     process: BaseProcess
     pipe: connection.Connection
-    job: Any = None
+    job: J
     heard: float = 0.0  # time of the last sign of life
     ready: bool = False  # setup() is done
 
 
 def run(
     jobs: Sequence[J],
-    setup: Callable[[], Callable[[J, Tick], Any]],
+    setup: Callable[[], Callable[[J, Tick], R]],
     count: int,
     ticked: Tick = lambda amount: None,
     silence: float = SILENCE,
-) -> Generator[tuple[J, Any], None, None]:
+) -> Generator[tuple[J, R | Failed], None, None]:
     """Pairs of (job, its result or Failed), as they get done by `count` processes.
 
     Each process calls `setup` once, and what that returned for each of its jobs; all of these are pickled, so `setup` is a
     function of a module, or a partial of one. Raises FinetuneError with the text of what setup() or a Fatal job raised.
     """
     waiting = list(reversed(jobs))
-    staff: list[Worker] = []
+    staff: list[Worker[J]] = []
     try:
         while waiting or staff:
             while waiting and len(staff) < count:
-                staff.append(hire(setup))
-                give(staff[-1], waiting.pop())
+                staff.append(hire(setup, waiting.pop()))
             ready = connection.wait([worker.pipe for worker in staff], timeout=min(1.0, silence))
             for worker in list(staff):
                 answer = listen(worker, ticked) if worker.pipe in ready else overdue(worker, silence)
                 if answer is None:
                     continue
-                yield worker.job, answer[0]
+                yield worker.job, cast("R | Failed", answer[0])
                 if waiting and worker.process.is_alive():
                     give(worker, waiting.pop())
                 else:
@@ -83,10 +83,10 @@ def run(
         dismiss(staff)
 
 
-def hire(setup: Callable[[], Callable[[Any, Tick], Any]]) -> Worker:
+def hire(setup: Callable[[], Callable[[J, Tick], R]], job: J) -> Worker[J]:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, setup), daemon=True)
+    parent, child = context.Pipe()
+    process = context.Process(target=work, args=(child, setup), daemon=True)
     # Ctrl-C goes to every process of the terminal; a process born with it ignored leaves the answer to its parent.
     main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
@@ -95,17 +95,19 @@ def hire(setup: Callable[[], Callable[[Any, Tick], Any]]) -> Worker:
     finally:
         if main:
             signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
-    theirs.close()
-    return Worker(process, ours)
+    child.close()
+    worker = Worker(process, parent, job)
+    give(worker, job)
+    return worker
 
 
-def give(worker: Worker, job: Any) -> None:
+def give(worker: Worker[J], job: J) -> None:
     worker.job, worker.heard = job, time.monotonic()
     with contextlib.suppress(OSError):  # it has died since; listen() finds out
         worker.pipe.send(job)
 
 
-def listen(worker: Worker, ticked: Tick) -> tuple[Any] | None:
+def listen(worker: Worker[J], ticked: Tick) -> tuple[object] | None:
     """What the worker says: (its result,) or (Failed,), None while it is busy."""
     worker.heard = time.monotonic()
     try:
@@ -122,7 +124,7 @@ def listen(worker: Worker, ticked: Tick) -> tuple[Any] | None:
     return (value,) if kind == "done" else None
 
 
-def ending(worker: Worker, code: int | None) -> str:
+def ending(worker: Worker[J], code: int | None) -> str:
     if code is not None and code < 0:
         try:
             cause = signal.Signals(-code).name
@@ -136,7 +138,7 @@ def ending(worker: Worker, code: int | None) -> str:
     return text
 
 
-def overdue(worker: Worker, silence: float) -> tuple[Failed] | None:
+def overdue(worker: Worker[J], silence: float) -> tuple[Failed] | None:
     # Before it is ready it imports and loads, which says nothing.
     if time.monotonic() - worker.heard < (silence if worker.ready else max(silence, SILENCE)):
         return None
@@ -144,7 +146,7 @@ def overdue(worker: Worker, silence: float) -> tuple[Failed] | None:
     return (Failed(f"its process gave no sign of life for {silence:g} s and was ended"),)
 
 
-def dismiss(staff: Sequence[Worker]) -> None:
+def dismiss(staff: Sequence[Worker[J]]) -> None:
     for worker in staff:
         worker.pipe.close()
         worker.process.terminate()
@@ -155,7 +157,7 @@ def dismiss(staff: Sequence[Worker]) -> None:
             worker.process.join()
 
 
-def work(pipe: connection.Connection, setup: Callable[[], Callable[[Any, Tick], Any]]) -> None:
+def work(pipe: connection.Connection, setup: Callable[[], Callable[[J, Tick], R]]) -> None:
     """The life of a worker process."""
 
     def tick(amount: int) -> None:
@@ -172,7 +174,7 @@ def work(pipe: connection.Connection, setup: Callable[[], Callable[[Any, Tick], 
         while True:
             job = pipe.recv()
             try:
-                result = do(job, tick)
+                result: R | Failed = do(job, tick)
             except (BrokenPipeError, ConnectionResetError):
                 return
             except Fatal as error:
