@@ -19,11 +19,6 @@ ROWS = [(f"clips/{name}", label) for name, label in CLIPS.items()]
 SPLITS = ["train", "train", "train", "val"]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "home"))
-
-
 def frames(folder: Path, count: int = 2) -> None:
     folder.mkdir(parents=True)
     for number in range(count):

@@ -28,11 +28,6 @@ CPU = torch.device("cpu")
 TRAINING = Training(precision="no", channels_last=False)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "cache"))
-
-
 def task(sampling: Sampling = SHORT, augment: Augment = Augment(), data: Clips | None = None) -> ClipTask:  # noqa: B008 - frozen
     data = clips() if data is None else data
     return ClipTask(data, {name: data.rows(name) for name in ("train", "val")}, SPEC, augment, sampling, CPU)
@@ -141,7 +136,7 @@ def test_features_are_computed_once_for_the_same_net_and_anew_for_another(monkey
 def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
     accelerator, on = accelerator_for(TRAINING, cpu=True), task()
     first = ClipFeatureTask(on, net(), 1, accelerator, False).features
-    [file] = (tmp_path / "cache" / "features").iterdir()
+    [file] = (tmp_path / "home" / "features").iterdir()
     content = bytearray(file.read_bytes())
     content[-3] ^= 0x40
     file.write_bytes(bytes(content))

@@ -24,11 +24,6 @@ WIDTHS = (4, 6)
 SHORT = ["--set", "sampling.frames=4", "--set", "sampling.stride=2", "--epochs", "1", "--set", "training.batch_size=8", "--cpu"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """The folder of a finished run of SmallVGG on grey crops, 14×14 of 16×16, with drawn weights."""
