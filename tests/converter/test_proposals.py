@@ -11,7 +11,7 @@ import torch
 from one_layer import close, draw, net_of
 from torch import Tensor
 
-from converter import ConversionError
+from converter import ConversionError, convert
 from converter.layers.proposals import Proposal, ProposalLayer
 
 A, H, W = 9, 5, 7
@@ -171,3 +171,42 @@ def test_what_is_unclear_or_wrong_is_refused_by_name(layer: str, shapes: Any, to
 def test_ssh_in_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="convert phase TEST"):
         net_of(tmp_path, python_layer("'feat_stride': 8", "SSH.layers.proposal_layer"), *SHAPES, phase="TRAIN")
+
+
+FASTER_RCNN = """
+input: "data" input_shape { dim: 1 dim: 3 dim: 64 dim: 96 } input: "im_info" input_shape { dim: 1 dim: 3 }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 8 kernel_size: 8 stride: 8 weight_filler { type: "xavier" } } }
+layer { name: "score" type: "Convolution" bottom: "conv" top: "score"
+        convolution_param { num_output: 6 kernel_size: 1 weight_filler { type: "xavier" } } }
+layer { name: "bbox" type: "Convolution" bottom: "conv" top: "bbox"
+        convolution_param { num_output: 12 kernel_size: 1 weight_filler { type: "gaussian" std: 0.02 } } }
+layer { name: "pairs" type: "Reshape" bottom: "score" top: "pairs" reshape_param { shape { dim: 0 dim: 2 dim: -1 dim: 0 } } }
+layer { name: "prob" type: "Softmax" bottom: "pairs" top: "prob" }
+layer { name: "back" type: "Reshape" bottom: "prob" top: "back" reshape_param { shape { dim: 0 dim: 6 dim: -1 dim: 0 } } }
+layer { name: "proposal" type: "Python" bottom: "back" bottom: "bbox" bottom: "im_info" top: "rois"
+        python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" param_str: "{'feat_stride': 8, 'scales': [2]}" } }
+layer { name: "pool" type: "ROIPooling" bottom: "conv" bottom: "rois" top: "pool"
+        roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.125 } }
+layer { name: "fc" type: "InnerProduct" bottom: "pool" top: "fc" inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "cls_prob" type: "Softmax" bottom: "fc" top: "cls_prob" }
+"""
+
+
+def test_a_small_faster_rcnn_runs_for_as_many_regions_as_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(FASTER_RCNN)
+    net = convert(path)
+    x, im_info = draw(1, 3, 64, 96), torch.tensor([[64.0, 96.0, 1.0]])
+    with torch.inference_mode():
+        few = net(x, torch.tensor([[64.0, 96.0, 2.0]]), blobs=("rois", "cls_prob"))
+        many = net(x, im_info, blobs=("rois", "cls_prob"))
+        for found in (few, many):
+            assert found["cls_prob"].shape == (len(found["rois"]), 5)
+            close(found["cls_prob"].sum(1), torch.ones(len(found["rois"])))
+        assert 0 < len(few["rois"]) < len(many["rois"])
+        net.proposal.post_nms_topn = 3  # type: ignore[union-attr, assignment]
+        best = net(x, im_info, blobs=("rois",))["rois"]
+        assert torch.equal(best, many["rois"][:3])
+        torch._dynamo.reset()
+        close(torch.compile(net, backend="eager")(x, im_info), many["cls_prob"][:3])
