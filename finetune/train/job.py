@@ -52,9 +52,7 @@ class AnyRecipe(Protocol):
 def check(recipe: AnyRecipe) -> None:
     """Raises FinetuneError for fields that contradict each other."""
     if recipe.views and recipe.training.freeze is None:
-        raise FinetuneError(
-            f"views={recipe.views} computes features once, so the backbone has to be frozen: --set training.freeze=cnn"
-        )
+        raise FinetuneError(f"views={recipe.views} computes features once, so the backbone has to be frozen: --set training.freeze=cnn")
     if recipe.views and recipe.training.center_loss:
         raise FinetuneError("views and center_loss exclude each other: the center loss would move nothing below the frozen features")
     if recipe.training.center_loss and recipe.training.mixup:

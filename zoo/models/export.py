@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +87,7 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     state = twin.state_dict()
     try:
-        net, logits = _structure(kind, state, vars(model).get("preprocess"))
+        net, logits = _structure(kind, model, state)
         fill(net, _caffe_state(kind, state, net), (), kind.__name__)
     except (LoadError, ConversionError) as error:
         raise SaveError(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
@@ -135,23 +136,23 @@ def _check_layers(model: nn.Module, kind: type[Twin]) -> None:
         )
 
 
-def _structure(kind: type[Twin], state: Mapping[str, Tensor], spec: object) -> tuple[CaffeNet, str]:
+def _structure(kind: type[Twin], model: nn.Module, state: Mapping[str, Tensor]) -> tuple[CaffeNet, str]:
     """The shipped prototxt's net on the meta device, as wide as the model is, and the blob that the model returns.
 
-    Its input is of the size that `spec`, the model's Preprocess, gives; without one it stays the prototxt's.
+    Its input is of the size that the model's Preprocess gives; without one it stays the prototxt's.
     """
     from converter.build.assemble import assemble
     from converter.conversion import prepare
     from zoo.models.caffe import result_of
 
-    text = (PROTOTXTS / forms()[kind.__name__]).read_text(encoding="utf-8")
+    text = _with_dropout(model, (PROTOTXTS / forms()[kind.__name__]).read_text(encoding="utf-8"))
     weight = state.get(f"{kind.CLASSIFIER}.weight")
     layer = next((name for name, path in kind.FROM_CAFFE.items() if path == kind.CLASSIFIER), None)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "net.prototxt"
         path.write_text(text, encoding="utf-8")
         graph, _ = prepare(path, None)
-        wider, sizes = _widths(graph, kind.FROM_CAFFE, state), _sizes(graph, spec)
+        wider, sizes = _widths(graph, kind.FROM_CAFFE, state), _sizes(graph, vars(model).get("preprocess"))
         if wider or sizes:
             graph, _ = prepare(path, None, num_output=wider, input_shapes=sizes)
         if weight is not None and layer is None:
@@ -163,6 +164,16 @@ def _structure(kind: type[Twin], state: Mapping[str, Tensor], spec: object) -> t
             )
             graph, _ = prepare(path, None, num_output=wider, input_shapes=sizes)
     return assemble(graph), graph.versions[result_of(graph, None)]
+
+
+def _with_dropout(model: nn.Module, text: str) -> str:
+    """The prototxt with the model's rates of dropout, whose layers have the names of its children: Caffe trains on with them."""
+    from torch.nn import Dropout
+
+    for name, layer in model.named_children():
+        if isinstance(layer, Dropout):
+            text = re.sub(rf'(name: "{name}" type: "Dropout"[^\n]*dropout_ratio: )[\d.]+', rf"\g<1>{layer.p}", text)
+    return text
 
 
 def _widths(graph: Graph, table: Mapping[str, str | None], state: Mapping[str, Tensor]) -> dict[str, int]:

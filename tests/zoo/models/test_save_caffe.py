@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import google.protobuf.text_format
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from architectures import (
 )
 from architectures.contract import CaffeTwin, nets
 from converter import convert, read_blobs
+from converter.read.schema import message_class
 from zoo.errors import SaveError
 from zoo.models.export import forms
 
@@ -94,6 +96,23 @@ def test_opencv_s_importer_computes_the_converted_net_s_numbers_from_the_pair(
     want = (convert(prototxt, caffemodel)(x, blobs=(blob,))[blob] if half else model(x)).reshape(1, -1)
     got = torch.from_numpy(net.forward({"fc1": "fc1_scale"}.get(blob, blob)).copy()).reshape(1, -1)
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("model", "rates"),
+    [
+        (SmallVGG(dropout=0.125), {"dropout": 0.125}),
+        (FaceResNet(conv_dropout=0.0), {"dropout1_a": 0.0, "dropout2": 0.0}),
+        (MobileFaceExpression(3), {"dropout": 0.2}),
+        (SqueezeNet(7), {"drop9": 0.5}),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_prototxt_has_the_model_s_rates_of_dropout(model: nn.Module, rates: dict[str, float], tmp_path: Path) -> None:
+    zoo.save_caffe(model, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    net = google.protobuf.text_format.Parse((tmp_path / "net.prototxt").read_text(), message_class("NetParameter")())
+    found = {layer.name: layer.dropout_param.dropout_ratio for layer in net.layer if layer.type == "Dropout"}
+    assert found == pytest.approx(rates)
 
 
 def test_batchnorm_and_scale_each_take_their_own(tmp_path: Path) -> None:
