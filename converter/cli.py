@@ -55,13 +55,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    p.add_argument("--list-layers", action="store_true", help="print the layer types that can be converted")
+    p.add_argument("--list-layers", action="store_true", help="print the layer types, with parameters, origin and refusals")
     p.add_argument("--version", action="version", version=f"caffezoo {__version__}")
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 1 the files cannot be converted, 2 usage, 130 interrupted."""
+    """Entry point. Exit status: 0 done, 1 failed, 2 usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM)."""
     signal.signal(signal.SIGTERM, _terminated)
     p = parser()
     options = p.parse_args(arguments)
@@ -73,13 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("convert-caffe: interrupted; nothing was written\n")
         sys.exit(130)
+    except _Terminated:
+        sys.stderr.write("convert-caffe: terminated; nothing was written\n")
+        sys.exit(143)
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
+class _Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: passes through, so that unfinished files are removed."""
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise _Terminated
 
 
 def _one_paragraph(text: str) -> str:
@@ -90,9 +97,9 @@ def _one_paragraph(text: str) -> str:
 
 def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
     if options.list_layers:
-        from converter.layers import layer_types
+        from converter.layers.document import listing
 
-        print("\n".join(layer_types()))
+        print(listing())
         return
     if options.half and (options.output is None or options.output.suffix != ".caffemodel"):
         usage("--half goes with -o net.caffemodel; a state dict is halved in PyTorch")

@@ -160,6 +160,8 @@ class _Pruning:
         missing = [name for name, version in zip(node.spec.message.bottom, node.reads, strict=True) if self.is_gone(name, version)]
         if node.spec.type == "Silence":
             return self.silenced(node, missing)
+        if node.kind is None and not node.writes:
+            return node.purpose or "it makes no blob, and so changes no output"
         if node.is_data or id(node) not in scoring:
             return None
         what = f"{node.purpose} that nobody reads" if node.purpose else "only losses and evaluations read it"

@@ -210,7 +210,7 @@ def swish(p: Fields, x: Tensor) -> nn.Module:
     return Swish(p.beta)
 
 
-@layer("ReLU6", "relu6_param", ignored=ENGINE)
+@layer("ReLU6", "relu6_param", ignored=ENGINE, origin="chuanqi305/MobileNet-SSD's forks")
 def relu6(p: Fields, x: Tensor) -> nn.Module:
     if p.negative_slope:
         raise ValueError(f"negative_slope {p.negative_slope}: forks do not agree on what it does below 0")

@@ -23,7 +23,7 @@ class Axpy(CaffeModule):
         return scale.reshape(*x.shape[:2], 1, 1) * x + y
 
 
-@layer("Axpy", bottoms=(3, 3))
+@layer("Axpy", bottoms=(3, 3), origin="hujie-frank/SENet")
 def axpy(p: Fields, scale: Tensor, x: Tensor, y: Tensor) -> nn.Module:
     return Axpy()
 

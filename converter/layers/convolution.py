@@ -215,12 +215,12 @@ def _depthwise(p: Fields, x: Tensor, group: int) -> Layer:
     return Layer(module, [Param("weight", p.weight_filler), Param("bias", p.bias_filler)][: 1 + p.bias_term])
 
 
-@layer("ConvolutionDepthwise", "convolution_param", ignored=_IGNORED)
+@layer("ConvolutionDepthwise", "convolution_param", ignored=_IGNORED, origin="farmingyard/caffe-mobilenet")
 def convolution_depthwise(p: Fields, x: Tensor) -> Layer:
     return _depthwise(p, x, p.group if p.has("group") else x.shape[1])
 
 
-@layer("DepthwiseConvolution", "convolution_param", ignored=_IGNORED)
+@layer("DepthwiseConvolution", "convolution_param", ignored=_IGNORED, origin="yonghenglh6/DepthwiseConvolution")
 def depthwise_convolution(p: Fields, x: Tensor) -> Layer:
     return _depthwise(p, x, p.group)
 

@@ -277,7 +277,7 @@ class CenterLoss(CaffeModule):
         return (difference * difference).sum() / (2 * rows.shape[0])
 
 
-@layer("CenterLoss", "center_loss_param", bottoms=(2, 2), is_loss=True)
+@layer("CenterLoss", "center_loss_param", bottoms=(2, 2), is_loss=True, origin="ydwen/caffe-face")
 def center_loss(p: Fields, x: Tensor, label: Tensor) -> Layer:
     axis = p.axis_of(x)
     if p.num_output < 1 or axis != 1:

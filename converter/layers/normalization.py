@@ -226,7 +226,7 @@ class FaceNormalize(CaffeModule):
         return (x / norm, norm) if self.with_norm else x / norm
 
 
-@layer("Normalize")
+@layer("Normalize", origin="weiliu89/caffe (SSD); happynear/caffe-windows")
 def normalize(p: Fields, x: Tensor) -> Layer:
     """Two layers have this name: SSD's with a weight (norm_param), happynear's for face embeddings without (normalize_param)."""
     if x.dim() < 2 or len(fields_set(p, "norm_param", "normalize_param", "softmax_param")) > 1:
@@ -311,7 +311,7 @@ class ScaleShift(CaffeModule):
         return x * self.weight.reshape(shape) + self.bias.reshape(shape)
 
 
-@layer("BN", "bn_param", ignored={**ENGINE, "momentum": TRAINING})
+@layer("BN", "bn_param", ignored={**ENGINE, "momentum": TRAINING}, origin="yjxiong/caffe, PSPNet; SegNet, ENet")
 def bn(p: Fields, x: Tensor) -> Layer:
     """Two layers have this name: yjxiong's and PSPNet's (slope, bias, mean, variance), SegNet's and ENet's (scale, shift)."""
     slope = fields_set(p, "slope_filler", "bias_filler", "momentum", "eps", "frozen")

@@ -210,6 +210,11 @@ def layer_types() -> list[str]:
     return sorted(_TYPES)
 
 
+def find_name(name: str) -> LayerType:
+    """The type of a name that layer_types() gives."""
+    return _TYPES[name]
+
+
 def find_type(spec: LayerSpec) -> LayerType | None:
     """The registered type of a layer; None where there is none."""
     if spec.type != "Python":

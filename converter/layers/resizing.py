@@ -99,7 +99,7 @@ class Unpool(CaffeModule):
         return flat.scatter(2, mask.flatten(2).long(), x.flatten(2)).reshape(*x.shape[:2], height, width)
 
 
-@layer("Upsample", "upsample_param", bottoms=(1, 2))
+@layer("Upsample", "upsample_param", bottoms=(1, 2), origin="SegNet; eric612/MobileNet-YOLO")
 def upsample(p: Fields, x: Tensor, *second: Tensor) -> nn.Module:
     """SegNet's takes a pooling mask; YOLO forks' resize, to the size of a second bottom if there is one."""
     yolo = fields_set(p, "height", "width", "height_scale", "width_scale", "mode")

@@ -224,7 +224,7 @@ class Permute(CaffeModule):
         return x.permute(self.order)
 
 
-@layer("Permute", "permute_param")
+@layer("Permute", "permute_param", origin="weiliu89/caffe (SSD)")
 def permute(p: Fields, x: Tensor) -> nn.Module:
     order: tuple[int, ...] = p.order
     if len(set(order)) < len(order) or max(order, default=0) >= x.dim():
@@ -232,7 +232,7 @@ def permute(p: Fields, x: Tensor) -> nn.Module:
     return Permute((*order, *(axis for axis in range(x.dim()) if axis not in order)))
 
 
-@layer("Transpose", "transpose_param")
+@layer("Transpose", "transpose_param", origin="senlinuc/caffe_ocr, CTPN")
 def transpose(p: Fields, x: Tensor) -> nn.Module:
     if sorted(p.dim) != list(range(x.dim())):
         raise ValueError(f"dim {p.dim} does not name each of {x.dim()} axes once")
@@ -250,14 +250,14 @@ class Flip(CaffeModule):
         return x.flip(self.axes)
 
 
-@layer("Reverse", "reverse_param")
+@layer("Reverse", "reverse_param", origin="senlinuc/caffe_ocr, CTPN")
 def reverse(p: Fields, x: Tensor) -> nn.Module:
     if not 0 <= p.axis < x.dim():
         raise ValueError(f"axis {p.axis} lies outside of {x.dim()} axes")
     return Flip([p.axis])
 
 
-@layer("Flip", "flip_param")
+@layer("Flip", "flip_param", origin="happynear/caffe-windows")
 def flip(p: Fields, x: Tensor) -> nn.Module:
     if x.dim() != 4:
         raise ValueError("Flip takes four axes (N, C, H, W)")
@@ -275,7 +275,7 @@ class ShuffleChannel(CaffeModule):
         return x.reshape(x.shape[0], self.group, -1, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
 
 
-@layer("ShuffleChannel", "shuffle_channel_param")
+@layer("ShuffleChannel", "shuffle_channel_param", origin="farmingyard/ShuffleNet")
 def shuffle_channel(p: Fields, x: Tensor) -> nn.Module:
     if p.group < 1 or x.shape[1] % p.group:
         raise ValueError(f"{x.shape[1]} channels do not divide by group {p.group}")
@@ -303,7 +303,7 @@ class Reorg(CaffeModule):
         return x.reshape(n, planes, h, s, w, s).permute(0, 3, 5, 1, 2, 4).reshape(n, c * s * s, h // s, w // s)
 
 
-@layer("Reorg", "reorg_param")
+@layer("Reorg", "reorg_param", origin="eric612/MobileNet-YOLO")
 def reorg(p: Fields, x: Tensor) -> nn.Module:
     if p.stride < 1 or x.dim() != 4:
         raise ValueError("Reorg takes a stride of at least 1 and four axes (N, C, H, W)")

@@ -31,7 +31,10 @@ def test_a_loss_or_evaluation_that_nobody_reads_is_left_out_with_its_label(type_
 
 
 def test_one_without_a_top_is_left_out_too() -> None:
-    assert graph_of(X + LABEL + FC + lay("end", "MultiBoxLoss", "fc label")).outputs == ("fc",)
+    for type_ in ("MultiBoxLoss", "implicit"):
+        graph = graph_of(X + LABEL + FC + lay("end", type_, "fc label"))
+        assert graph.outputs == ("fc",)
+        assert any("'end'" in note for note in graph.notes)
 
 
 @pytest.mark.parametrize("type_", ["Yolov3DetectionOutputX", "CTCGreedyDecoderX", "MultiStageMeanfield", "Unheard"])
