@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.preprocess import Preprocess
-from zoo.cards.record import Card, Crop, File, Network, Terms
+from zoo.cards.record import Card, Crop, File, Network, Terms, Threshold
 
 
 def one_net(
@@ -25,6 +25,7 @@ def one_net(
     labels: tuple[str, ...] = (),
     labels_file: str | None = None,
     crop: Crop | None = None,
+    threshold: Threshold | None = None,
     notes: str = "",
 ) -> Card:
     """`prototxt` is a file of zoo/prototxt, <name>.prototxt without it, or one of `extra_files`, which come with the weights."""
@@ -45,5 +46,6 @@ def one_net(
         labels=labels,
         labels_file=labels_file,
         crop=crop,
+        threshold=threshold,
         notes=notes,
     )
