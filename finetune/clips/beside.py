@@ -76,11 +76,12 @@ def about_other(path: Path, places: Places) -> list[str]:
     if not lines:
         return []
     classes = EXPRESSIONS | {canonical(folder.parent.name) for folder in places.clips}
-    if path.suffix.lower() in STRUCTURED:
-        text = "\n".join(line for _, line in lines)
-        if any(folder.name in text for folder in islice(places.clips, 100) if len(folder.name) > 2):
-            raise FinetuneError(f"{path}: names clips, but lists are read as text only; write csv with a header {HEADER}, or move it away")
-    elif has_labels(path, lines, classes):
+    text, structured = "\n".join(line for _, line in lines), path.suffix.lower() in STRUCTURED
+    some = islice(places.clips, 100)
+    named = (folder.name if structured else folder.relative_to(places.root).as_posix() for folder in some if len(folder.name) > 2)
+    if any(name in text for name in named):
+        raise FinetuneError(f"{path}: names clips, but is no table; write csv with a header {HEADER}, or move the file away")
+    if not structured and has_labels(path, lines, classes):
         raise FinetuneError(
             f"{path}, line {lines[0][0]}: {lines[0][1][:60]!r}: seems to be a list, but names no clip below {places.root}. Write paths"
             f" from there on, under a header {HEADER}, or move the file away"

@@ -13,9 +13,9 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.files import LARGEST_BLOCK
 
-DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|", "=", ":")
 BLANK = " "  # stands for any run of blanks and tabs
-DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", BLANK: "blank"}
+DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", "=": "equals sign", ":": "colon", BLANK: "blank"}
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Headers in the wild, lower case, letters and digits only; where a header has several, the first of these is the column.
 HEADER_WORDS = {

@@ -80,8 +80,8 @@ def read(out: Path, name: str = "result.json") -> dict[str, Any]:
 
 # --- what the recipes are -------------------------------------------------------------------------------------------------------------
 
-# SEED.md's table: recipe, its layers, rate, epochs.
-OLDER = {
+# The table of XiaoYee/emotion_classification: recipe, its layers, rate, epochs.
+PUBLISHED = {
     "vgg_gru": ("vgg_face", "gru", 1e-5, 120), "vgg_lstm": ("vgg_face", "lstm", 1e-5, 120),
     "vgg_lstm_lr1e-4": ("vgg_face", "lstm", 1e-4, 120), "vgg_lstm_cell": ("vgg_face", "lstm_cell", 1e-5, 120),
     "resnet_gru_conv_dropout": ("face_resnet", "gru", 1e-5, 200),
@@ -89,9 +89,9 @@ OLDER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OLDER)
-def test_an_older_recipe_is_the_older_project_s_number_by_number(name: str) -> None:
-    recipe, (encoder, rnn, lr, epochs) = RECIPES[name], OLDER[name]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_is_that_of_its_project_number_by_number(name: str) -> None:
+    recipe, (encoder, rnn, lr, epochs) = RECIPES[name], PUBLISHED[name]
     with torch.device("meta"):
         begun = start(replace(recipe, init="none"), clips())
     net: Any = begun.model
@@ -115,7 +115,7 @@ def test_an_older_recipe_is_the_older_project_s_number_by_number(name: str) -> N
 
 
 def test_the_cyclic_schedule_is_ten_times_the_rate_for_ten_of_25_epochs() -> None:
-    """The older project's cyclic_scheduler counts epochs from 1: 26 to 35, 51 to 60, ... at 1e-4, the others at 1e-5."""
+    """XiaoYee/emotion_classification's cyclic_scheduler counts epochs from 1: 26 to 35, 51 to 60, ... at 1e-4, the others at 1e-5."""
     training = replace(RECIPES["vgg_gru"].training, schedule="cyclic")
     fast = [epoch for epoch in range(1, 121) if training.lr * rate_factor(training, epoch - 1 + 0.5) == pytest.approx(1e-4)]
     assert fast == [*range(26, 36), *range(51, 61), *range(76, 86), *range(101, 111)]
@@ -124,7 +124,7 @@ def test_the_cyclic_schedule_is_ten_times_the_rate_for_ten_of_25_epochs() -> Non
 
 
 def test_the_constant_schedule_is_what_the_recipes_use() -> None:
-    assert {rate_factor(RECIPES[name].training, epoch) for name in OLDER for epoch in (0, 30, 119)} == {1.0}
+    assert {rate_factor(RECIPES[name].training, epoch) for name in PUBLISHED for epoch in (0, 30, 119)} == {1.0}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -140,8 +140,8 @@ def test_every_recipe_takes_another_encoder_with_that_one_s_own_input(name: str)
 
 @pytest.mark.parametrize("name", ["vgg_face", "face_resnet", "mobilefacenet"])
 def test_an_encoder_s_input_is_the_image_recipe_s(name: str) -> None:
-    ours, theirs = ENCODERS[name].input, IMAGE_RECIPES[name].input
-    assert (ours.size, ours.channels, ours.mean, ours.scale) == (theirs.size, theirs.channels, theirs.mean, theirs.scale)
+    frame, image = ENCODERS[name].input, IMAGE_RECIPES[name].input
+    assert (frame.size, frame.channels, frame.mean, frame.scale) == (image.size, image.channels, image.mean, image.scale)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_a_fer2013_run_begins_the_encoder_and_another_label_order_is_told(tmp_pa
 
 
 def legacy_file(path: Path, table: dict[str, str | None], net: torch.nn.Module) -> Path:
-    """A file of the older project's with a number of its own for each tensor; a tensor is one number, repeated without memory."""
+    """A file like those of XiaoYee/emotion_classification, with a number of its own for each tensor, repeated without memory."""
     shapes, state = net.state_dict(), {}
     for key, name in table.items():
         for ending in ("weight", "bias", "running_mean", "running_var"):
@@ -373,7 +373,7 @@ def legacy_file(path: Path, table: dict[str, str | None], net: torch.nn.Module) 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("name", "table"), [("vgg_gru", BEST7164), ("resnet_gru", BEST_RESNET)])
-def test_the_older_project_s_files_begin_the_encoders_as_they_did_there(name: str, table: dict[str, str | None], tmp_path: Path) -> None:
+def test_the_published_files_begin_the_encoders_as_their_project_did(name: str, table: dict[str, str | None], tmp_path: Path) -> None:
     """utils.Initial took the 13 convolutions and fc6 of best7164.model, not fc7; Resnet_GRU/train.py all of best_resnet.model that fits,
     which is fc5_new besides the convolutions and their norms."""
     import architectures
@@ -453,4 +453,4 @@ def test_the_documentation_has_every_recipe_with_its_size() -> None:
 
 def test_recipes_are_named_and_sourced() -> None:
     assert all(isinstance(recipe, Recipe) and recipe.source and recipe.about for recipe in RECIPES.values())
-    assert OLDER.keys() <= RECIPES.keys()
+    assert PUBLISHED.keys() <= RECIPES.keys()

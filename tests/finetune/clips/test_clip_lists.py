@@ -70,6 +70,7 @@ READ: dict[str, Callable[[Path], Path]] = {
     "a header behind a #": lambda r: beside(flat(r), "labels.txt", table(" ", "# path label")),
     "labels.txt": lambda r: beside(flat(r), "labels.txt", table(" ")),
     "labels.txt with commas": lambda r: beside(flat(r), "labels.txt", table(", ")),
+    "colons": lambda r: beside(flat(r), "labels.txt", table(": ")),
     "no ending": lambda r: beside(flat(r), "labels", table(" ")),
     "the label first": lambda r: beside(flat(r), "labels.txt", "".join(f"{label} {path}\n" for path, label in ROWS)),
     "csv without header": lambda r: beside(flat(r), "train.csv", table(",")),
@@ -130,7 +131,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "json": (
         lambda r: beside(flat(r), "labels.json", '{"vid000": "Angry"}'),
-        r"labels\.json: names clips, but lists are read as text only",
+        r"labels\.json: names clips, but is no table; write csv",
+    ),
+    "sentences": (
+        lambda r: beside(flat(r), "faces.log", "".join(f"saw {path} and found {label} in it\n" for path, label in ROWS)),
+        r"faces\.log: names clips, but is no table; write csv",
     ),
     "a spreadsheet": (
         lambda r: beside(flat(r), "labels.xlsx", "PK\x03\x04"),
