@@ -186,7 +186,7 @@ def _model(options: argparse.Namespace) -> Any:
         return load(Path(options.name))
     card = registry.card_of(options.name)
     if _state(card) not in ("cached", "in the package"):
-        raise PictureError(f"{card.name} is not in the cache; bring it once with: caffe-zoo fetch {card.name}")
+        raise PictureError(f"{card.name} is not in the cache; fetch it first: caffe-zoo fetch {card.name}")
     return load(card.name)
 
 
@@ -266,10 +266,10 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--json", action="store_true", help="print JSON")
     consent = argparse.ArgumentParser(add_help=False)
     consent.add_argument("--accept-terms", action="store_true", help="agree to the model's terms")
-    consent.add_argument("--allow-unverified", action="store_true", help="take a file that no published checksum can prove, and pin it")
+    consent.add_argument("--allow-unverified", action="store_true", help="accept a file without a published checksum, and pin what came")
     parser = argparse.ArgumentParser(
         prog="caffe-zoo",
-        description="Pretrained Caffe weights, fetched from their authors and proven.",
+        description="Pretrained Caffe weights: downloaded from their authors, verified, converted once.",
         epilog="The cache is $CAFFEZOO_HOME, or the user's cache directory. CAFFEZOO_OFFLINE=1 switches the network off.",
     )
     parser.add_argument("--version", action="version", version=f"caffezoo {__version__}")
@@ -281,10 +281,10 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     command("list", _list, "all models, and which are in the cache")
-    command("info", _info, "all that is known of a model").add_argument("name")
-    command("fetch", _fetch, "bring a model's files into the cache", consent).add_argument("name")
-    command("verify", _verify, "read the cached files again and prove them").add_argument("name")
-    adding = command("add", _add, "bring in a file from disk, under the same checks", consent)
+    command("info", _info, "everything that is known about a model").add_argument("name")
+    command("fetch", _fetch, "download a model's files into the cache", consent).add_argument("name")
+    command("verify", _verify, "check the cached files against the published checksums").add_argument("name")
+    adding = command("add", _add, "copy a file from disk into the cache, after the same checks", consent)
     adding.add_argument("name")
     adding.add_argument("path", help="the authors' archive, or one of the model's files")
     exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net: prototxt and caffemodel")

@@ -19,8 +19,8 @@ BLOCK = 1 << 20  # bytes read at once
 
 def home() -> Path:
     """$CAFFEZOO_HOME, or the user's cache directory."""
-    if chosen := os.environ.get("CAFFEZOO_HOME"):
-        return Path(chosen).expanduser()
+    if folder := os.environ.get("CAFFEZOO_HOME"):
+        return Path(folder).expanduser()
     from platformdirs import user_cache_path
 
     return user_cache_path("caffezoo")

@@ -63,7 +63,7 @@ def pictures_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def embedder(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Inputs of the model (N, C, H, W) -> embeddings (N, D) float32 on the CPU: what its classifier reads, or its output without one.
 
-    For models as zoo.load makes them. Raises EmbeddingError where the card names a classifier that the net hasn't.
+    For models as zoo.load makes them. Raises EmbeddingError where the card names a classifier that the net does not have.
     """
     import torch
 
@@ -73,7 +73,9 @@ def embedder(model: nn.Module) -> Callable[[Tensor], Tensor]:
     path = classifier_of(model, card.classifier)
     last = None if path is None else dict(model.named_modules()).get(path)
     if last is None and isinstance(card, Card) and (card.classifier is not None or "identification" in card.task):
-        named = "does not name its classifier" if card.classifier is None else f"names a layer {card.classifier!r} that the net hasn't"
+        named = (
+            "does not name its classifier" if card.classifier is None else f"names a layer {card.classifier!r} that the net does not have"
+        )
         raise EmbeddingError(f"{card.name}: its card {named}, below which the embedding would be")
 
     def embed(inputs: Tensor) -> Tensor:

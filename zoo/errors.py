@@ -3,7 +3,7 @@
 ZooError
 ├── UnknownModel    no card has this name
 ├── TermsNotAccepted  the licence asks something of the user that has not been agreed to
-├── Unverified      nobody has published a checksum for the file
+├── Unverified      no checksum has been published for the file
 ├── Offline         the file is not in the cache and the network is switched off
 ├── ProofError      the bytes are not the published ones
 ├── FetchError      every mirror failed

@@ -108,7 +108,7 @@ def _dex(
             source="VGG-16's ImageNet means, which most users subtract; disputed: siriusdemon/pytorch-DEX subtracts none",
         ),
         crop=Crop(0.4, source="the paper: 40 % of the face's size on every side"),
-        notes="Nobody has published a checksum of the caffemodel.",
+        notes="No checksum of the caffemodel has been published.",
         classifier=classifier,
         parameters=parameters,
         labels=labels,
@@ -173,7 +173,7 @@ def _emotiw(kind: str, title: str, model: str, mean: str, deploy: str) -> Card:
         crop=Crop(0.1, source="the challenge's faces; how much is seen around them is a choice of this project"),
         parameters=None,
         labels=("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise"),
-        notes="Nobody has published a checksum, and Drive may ask for a resource key. DemoDir.zip holds the same files.",
+        notes="No checksum has been published, and Drive may ask for a resource key. DemoDir.zip holds the same files.",
     )
 
 

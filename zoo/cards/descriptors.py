@@ -86,7 +86,7 @@ CENTER_LOSS_FACE = one_net(
     crop=Crop(align=True, source="ydwen/caffe-face face_example/extractDeepFeature.m"),
     parameters=27_543_072,
     notes=(
-        "Nobody has published a checksum. Eye centres, nose tip and mouth corners are aligned to (30.2946, 51.6963), "
+        "No checksum has been published. Eye centres, nose tip and mouth corners are aligned to (30.2946, 51.6963), "
         "(65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041). Drive may ask for a resource "
         "key, and none is public for this file."
     ),
@@ -205,7 +205,7 @@ def _vggface2(kind: str, title: str, outputs: str) -> Card:
         ),
         crop=Crop(0.15, source="the archive's README: MTCNN's box extended by a factor of 0.3"),
         parameters=None,
-        notes="The authors' links are dead and nobody has published a checksum: bring the archive with zoo.add.",
+        notes="The authors' links are dead and no checksum has been published: if you have the archive, zoo.add takes it.",
     )
 
 

@@ -40,7 +40,7 @@ class Mirror:
 class File:
     """One file of a model as it lies in the cache.
 
-    `size` is in bytes, None where nobody states it; `checksums` is empty where nobody has published one.
+    `size` is in bytes, None where it is not known; `checksums` is empty where none has been published.
     Files that are not `needed` (label lists) are taken along when the archive that holds them passes by.
     """
 
@@ -85,7 +85,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the authors allow, in our words, and who says so. `ask`: the user has to agree before the first use."""
+    """What the authors allow, in short, and who says so. `ask`: the user has to agree before the first use."""
 
     licence: str
     source: str
@@ -104,7 +104,7 @@ class Card:
     input: str  # what goes in, as a shape
     outputs: str  # what comes out
     preprocess: Preprocess
-    parameters: int | None  # learnable numbers of the net, BatchNorm's statistics not counted; None: nobody says
+    parameters: int | None  # learnable numbers of the net, BatchNorm's statistics not counted; None: not known
     architecture: str | None = None  # "package:Class"; None loads the converted Caffe net
     classifier: str | None = None  # the Caffe layer that num_classes replaces, where there is no architecture
     labels: tuple[str, ...] = ()

@@ -36,7 +36,7 @@ def extract(archive: Path, wanted: Mapping[str, tuple[File, Path]]) -> set[str]:
     except (*BROKEN, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's; damaged gzip and bzip2 streams raise one without a number
             raise
-        raise ProofError(f"{archive.name}: not a whole tar or zip archive ({error})") from error
+        raise ProofError(f"{archive.name}: not a complete tar or zip archive ({error})") from error
 
 
 def _from_tar(archive: Path, wanted: Mapping[str, tuple[File, Path]]) -> set[str]:
@@ -85,7 +85,7 @@ def _plain(name: str, wanted: Mapping[str, object]) -> str | None:
     for each in wanted:
         if parts and each.rsplit("/", 1)[-1] == parts[-1]:
             if climbs:
-                raise ProofError(f"a member named {name!r} leaves its archive: refused")
+                raise ProofError(f"a member named {name!r} points outside its archive: refused")
             if "/".join(parts) == each:
                 return each
     return None
@@ -94,7 +94,7 @@ def _plain(name: str, wanted: Mapping[str, object]) -> str | None:
 def _copy(source: IO[bytes], size: int, file: File, target: Path, archive: Path) -> None:
     if size > LIMIT or file.size not in (None, size):
         expected = f"{file.size:,}" if file.size is not None else f"at most {LIMIT:,}"
-        raise ProofError(f"{archive.name}: {file.name} has {size:,} bytes where {expected} are expected")
+        raise ProofError(f"{archive.name}: {file.name} has {size:,} bytes; {expected} are expected")
     with target.open("wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
     if target.stat().st_size != size:

@@ -42,7 +42,7 @@ def confirmed(page: str, base: str) -> str:
     form.feed(page)
     target = urljoin(base, form.action) if form.action else ""
     if not target or not is_drive(target):
-        raise ValueError("Google Drive answers with a page, not the file: it is private, gone, or needs a resource key")
+        raise ValueError("Google Drive returned a page instead of the file: it is private, gone, or needs a resource key")
     return f"{target.split('?', 1)[0]}?{urlencode(form.fields)}"
 
 

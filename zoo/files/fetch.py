@@ -69,7 +69,7 @@ def obtain(
     if os.environ.get("CAFFEZOO_OFFLINE", "0") not in ("", "0"):
         raise Offline(f"{file.name} is not in {place}, and CAFFEZOO_OFFLINE is set. {_by_hand(place.name)}")
     if not file.mirrors:
-        raise FetchError(f"{file.name} has no address that can be fetched. {_by_hand(place.name)}")
+        raise FetchError(f"{file.name} has no download address. {_by_hand(place.name)}")
     mirrors = [mirror for mirror in file.mirrors if allow_unverified or _provable(place, file, mirror)]
     if not mirrors:
         raise Unverified(_unverified(place.name, file))
@@ -89,9 +89,9 @@ def obtain(
                     return path
             except MirrorFailed as failure:
                 failures.append(f"  {mirror.url}\n    {failure}")
-    if hit := store.cached(place, file):  # where locks do not work, another process may have been luckier
+    if hit := store.cached(place, file):  # where locks do not work, another process may have fetched it meanwhile
         return hit
-    raise FetchError("\n".join([f"no mirror gives {file.name}:", *failures, f"  {_by_hand(place.name)}"]))
+    raise FetchError("\n".join([f"{file.name} could not be downloaded from any mirror:", *failures, f"  {_by_hand(place.name)}"]))
 
 
 def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, allow_unverified: bool = False) -> dict[str, Path]:
@@ -110,13 +110,13 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
         raise ProofError(f"{source} cannot be read: {error.strerror}") from error
     place = store.folder(card)
     taken: dict[str, Path] = {}
-    refusals = []
+    refusals, unproven = [], []
     with parts.lock(place), disk.writing(place):
         for file, mirror in _ways_in(card, source):
             if file.name in taken:
                 continue
             if not (allow_unverified or _provable(place, file, mirror)):
-                refusals.append(_unverified(name, file))
+                unproven.append(_unverified(name, file))
                 continue
             body = _copy(source, place) if mirror.archive is None else source
             siblings = _siblings(place, file, mirror, card.files, allow_unverified)
@@ -130,10 +130,11 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
                     body.unlink(missing_ok=True)
     if taken:
         return taken
-    if refusals and all("allow_unverified" in refusal for refusal in refusals):
-        raise Unverified(refusals[0])
+    if unproven and not refusals:
+        raise Unverified(unproven[0])
     names = ", ".join(file.name for file in card.files)
-    raise ProofError("\n".join(dict.fromkeys([f"{source} is none of {name}'s files ({names}):", *refusals])))
+    problems = dict.fromkeys([*unproven, *refusals])
+    raise ProofError("\n".join([f"{source} is none of {name}'s files ({names}){':' if problems else ''}", *problems]))
 
 
 def clean(name: str | None = None, everything: bool = False) -> list[Path]:
@@ -194,7 +195,7 @@ def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Sibl
     try:
         found = archive.extract(source, wanted)
         if outer.member not in found:
-            raise ProofError(f"the archive {source.name} holds no {outer.member}")
+            raise ProofError(f"the archive {source.name} does not contain {outer.member}")
         for member in found - {outer.member}:
             with contextlib.suppress(ProofError):  # it is reported when it is asked for
                 store.install(wanted[member][1], place, wanted[member][0], origin, proof)
@@ -262,7 +263,7 @@ def _as_sent_or_unpacked(part: parts.Part, job: Job) -> Iterator[Iterator[Path]]
                     while (block := packed.read(disk.BLOCK)) and out.tell() <= limit:
                         out.write(block)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise ProofError(f"the body came gzip-encoded and damaged ({error})") from error
+                raise ProofError(f"the gzip-encoded body is damaged ({error})") from error
             yield plain
 
     try:
@@ -301,10 +302,10 @@ def _temporary(place: Path) -> Path:
 
 def _unverified(name: str, file: File) -> str:
     return (
-        f"nobody has published a checksum of {name}'s {file.name}, so nothing can prove the bytes."
-        " allow_unverified=True (--allow-unverified) takes them on trust, once: what comes is pinned"
+        f"no checksum has been published for {name}'s {file.name}, so it cannot be verified."
+        " allow_unverified=True (--allow-unverified) accepts it once, and pins what came"
     )
 
 
 def _by_hand(name: str) -> str:
-    return f"With the file in hand: zoo.add({name!r}, path), or caffe-zoo add {name} PATH"
+    return f"If you have the file: zoo.add({name!r}, path), or caffe-zoo add {name} PATH"

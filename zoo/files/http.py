@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to bear with a server. Seconds, bytes per second, bytes."""
+    """How patient to be with a server. Seconds, bytes per second, bytes."""
 
     connect: float = 15
     read: float = 30  # without a single byte
@@ -105,7 +105,7 @@ def _request(session: requests.Session, job: Job, part: Part) -> None:
         if sent is None:
             sent = _beginning(response, part)
             if job.size is not None and not sent.encoding and sent.total not in (None, job.size):
-                raise MirrorFailed(f"offers {sent.total:,} bytes where {job.size:,} are expected")
+                raise MirrorFailed(f"offers {sent.total:,} bytes; {job.size:,} are expected")
             part.start(sent)
         if (sent.total or 0) - part.size > shutil.disk_usage(part.path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -124,7 +124,7 @@ def _beginning(response: requests.Response, part: Part) -> Note:
     if status != 200:
         raise MirrorFailed(f"HTTP {status} {response.reason}")
     if _is_page(response):
-        raise MirrorFailed("answers with a web page in place of the file")
+        raise MirrorFailed("returned a web page instead of the file")
     return _note_of(response)
 
 
@@ -170,11 +170,11 @@ def _receive(response: requests.Response, job: Job, part: Part, sent: Note) -> N
                 break
             if not have and (found := stand_in(block[:512])):
                 part.discard()
-                raise MirrorFailed(f"sends no weights, but {found}")
+                raise MirrorFailed(f"sent {found}")
             have += len(block)
             if have > limit:
                 part.discard()
-                raise MirrorFailed(f"sends more than the {limit:,} bytes that are expected")
+                raise MirrorFailed(f"sent more than the expected {limit:,} bytes")
             out.write(block)
             bar.update(len(block))
             came, passed = came + len(block), time.monotonic() - since

@@ -66,7 +66,7 @@ def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ..
     """
     found_size = path.stat().st_size
     if size not in (None, found_size):
-        raise ProofError(f"{what}: {found_size:,} bytes where {size:,} are expected{_what_it_is(path)}")
+        raise ProofError(f"{what}: {found_size:,} bytes; {size:,} are expected{_what_it_is(path)}")
     found = digests(path, (known.algorithm for known in checksums))
     wrong = [
         f"  {known.algorithm} is {found[known.algorithm]}, but {known.value} is published by {known.source}"

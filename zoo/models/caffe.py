@@ -110,8 +110,8 @@ def result_of(graph: Graph, classifier: str | None) -> int:
     """The blob version that training wants: the one result, or what its Softmax reads."""
     if len(graph.inputs) != 1:
         raise LoadError(
-            f"{graph.where}: the net has the inputs {', '.join(graph.inputs) or '(none)'}; a model to finetune takes one. Give its deploy"
-            " prototxt, or cut the loss layers"
+            f"{graph.where}: the net has the inputs {', '.join(graph.inputs) or '(none)'}; a model to finetune takes one. Use the deploy"
+            " prototxt, or remove the loss layers"
         )
     makers = _makers(graph)
     ends = [graph.names[name] for name in graph.outputs]
@@ -119,8 +119,8 @@ def result_of(graph: Graph, classifier: str | None) -> int:
         ends = [end for end in ends if classifier in _above(graph, end)]
     if len(ends) != 1:
         raise LoadError(
-            f"{graph.where}: the net has the outputs {', '.join(graph.outputs)}; a model to finetune has one. Cut the others' layers, or"
-            " name the layer that gives the classes with classifier="
+            f"{graph.where}: the net has the outputs {', '.join(graph.outputs)}; a model to finetune has one. Remove the others' layers,"
+            " or name the layer that gives the classes with classifier="
         )
     (end,) = ends
     step = makers[end]

@@ -63,7 +63,7 @@ def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: s
     from converter.files import whole_file
 
     if Path(prototxt).absolute() == Path(caffemodel).absolute():
-        raise SaveError(f"{prototxt} is to be the prototxt and the caffemodel, too; give them two names")
+        raise SaveError(f"the prototxt and the caffemodel cannot both be {prototxt}; give two names")
     net = model if isinstance(model, CaffeNet) else _as_caffe(model)
     try:
         with whole_file(Path(prototxt)) as file:
@@ -94,12 +94,12 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     (shape,) = net.input_shapes.values()
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
-        ours, caffe = twin(x), net(x, blobs=(logits,))[logits]
-    largest = ours.abs().max()
-    if not torch.allclose(caffe.reshape(ours.shape), ours, rtol=0, atol=TOLERANCE * float(largest.nan_to_num()), equal_nan=True):
+        expected, caffe = twin(x), net(x, blobs=(logits,))[logits]
+    largest = expected.abs().max()
+    if not torch.allclose(caffe.reshape(expected.shape), expected, rtol=0, atol=TOLERANCE * float(largest.nan_to_num()), equal_nan=True):
         raise SaveError(
-            f"this {kind.__name__} computes something else than the net of {forms()[kind.__name__]} with its weights: the outputs differ by"
-            f" {float((caffe.reshape(ours.shape) - ours).abs().max()):.1e}, and the largest is {float(largest):.1e}"
+            f"this {kind.__name__} does not compute what the net of {forms()[kind.__name__]} computes with its weights:"
+            f" the outputs differ by {float((caffe.reshape(expected.shape) - expected).abs().max()):.1e}, and the largest is {float(largest):.1e}"
         )
     return net
 
@@ -119,8 +119,8 @@ def _check_taps(model: nn.Module) -> None:
     taps = getattr(model, "taps", ())
     if default is not None and tuple(taps) != tuple(default.default):
         raise SaveError(
-            f"this {type(model).__name__} has the taps {', '.join(taps)}; {forms()[type(model).__name__]} is the net of the default's"
-            f" ({', '.join(default.default)}), and no other has a Caffe form"
+            f"this {type(model).__name__} has the taps {', '.join(taps)}; {forms()[type(model).__name__]} describes the default"
+            f" taps ({', '.join(default.default)}) only"
         )
 
 
@@ -131,8 +131,8 @@ def _check_layers(model: nn.Module, kind: type[Twin]) -> None:
     if lacking:
         name = kind.__name__
         raise SaveError(
-            f"this {name} has no {', '.join(lacking)}; {forms()[name]} is the net of the default's layers, whose widths may change but not"
-            " their number, and no other has a Caffe form"
+            f"this {name} has no {', '.join(lacking)}; {forms()[name]} describes the default layers: their"
+            " widths may differ, their number may not"
         )
 
 

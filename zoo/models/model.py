@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def check_classes(num_classes: int | None) -> None:
     if num_classes is not None and num_classes < 1:
-        raise LoadError(f"num_classes is {num_classes}; it has to be at least 1")
+        raise LoadError(f"num_classes is {num_classes}; it must be at least 1")
 
 
 def finished(

@@ -88,7 +88,7 @@ def prototxt_of(card: Card, network: Network) -> Path:
     shipped = PROTOTXTS / network.prototxt
     path = shipped if shipped.is_file() else store.folder(card) / network.prototxt
     if not path.is_file():
-        raise LoadError(f"{card.name}'s structure comes with its weights: caffe-zoo fetch {card.name}, or zoo.add, first")
+        raise LoadError(f"{card.name}'s prototxt comes with its weights; run caffe-zoo fetch {card.name}, or zoo.add(), first")
     return path
 
 
@@ -122,7 +122,7 @@ def _structure(card: Card, num_classes: int | None, empty: bool = False) -> nn.M
         with torch.device("meta" if empty else "cpu"):
             return hand_written(getattr(importlib.import_module(package), name), {}, num_classes, card.name)
     if num_classes is not None and card.classifier is None:
-        raise LoadError(f"{card.name} has no last layer that num_classes could replace")
+        raise LoadError(f"{card.name} has no classifier that num_classes could replace")
     changed = {} if num_classes is None or card.classifier is None else {card.classifier: num_classes}
     return caffe_net(prototxt_of(card, card.networks[0]), empty=empty, num_output=changed)
 

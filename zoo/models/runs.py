@@ -72,20 +72,24 @@ def _facts(folder: Path) -> dict[str, object]:
             raise LoadError(f"there is no folder {str(folder)!r}; a model by name: zoo.list_models()")
         if not path.is_file() and (folder / "config.json").is_file():
             raise LoadError(
-                f"{folder}: this run has no card.json: it was stopped before it had chosen weights. Continue it: the command in its"
-                " config.json, with --resume"
+                f"{folder}: this run was stopped before it picked its best weights, so it has no card.json. To continue it, run the"
+                " command in its config.json with --resume"
             )
         if not path.is_file():
-            raise LoadError(f"{folder}: no card.json, so no run folder of python -m finetune.<recipe>; name the folder that --out named")
+            raise LoadError(
+                f"{folder}: not a run folder: it has no card.json. Give the folder that python -m finetune.<recipe> wrote, its --out"
+            )
         if path.stat().st_size > MOST_BYTES:
-            raise LoadError(f"{path}: {path.stat().st_size:,} bytes are too many for a card")
+            raise LoadError(f"{path}: {path.stat().st_size:,} bytes; a card has at most {MOST_BYTES:,}")
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{str(folder)!r}: card.json cannot be read: {error}") from error
     if not isinstance(facts, dict):
-        raise LoadError(f"{path}: it holds no JSON object")
+        raise LoadError(f"{path}: not a JSON object")
     if facts.get("format") != FORMAT:
-        raise LoadError(f"{path}: format is {_short(facts.get('format'))}, this release of caffezoo reads {FORMAT}; update one of the two")
+        raise LoadError(
+            f"{path}: format is {_short(facts.get('format'))}; this release of caffezoo reads {FORMAT}. Update caffezoo, or train again"
+        )
     return facts
 
 
@@ -95,12 +99,12 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
     def field(name: str, kind: type | tuple[type, ...], what: str) -> Any:
         value = facts.get(name)
         if not isinstance(value, kind):
-            raise LoadError(f"{where}: {name} is {_short(value)}; it has to be {what}")
+            raise LoadError(f"{where}: {name} is {_short(value)}; it must be {what}")
         return value
 
     classes = field("classes", list, "a list of names")
     if not all(isinstance(name, str) for name in classes):
-        raise LoadError(f"{where}: classes holds something that is no name: {_short(classes)}")
+        raise LoadError(f"{where}: classes is {_short(classes)}; it must be a list of names")
     arguments = field("arguments", dict, "the arguments of the architecture, by name")
     outputs = arguments.get("num_classes")
     if outputs is not None and classes and outputs != len(classes):
@@ -111,7 +115,7 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
         raise LoadError(f"{where}: a Caffe net takes no arguments but the name of its classifier, not {_short(arguments)}")
     scores = facts.get("scores") or {}
     if not isinstance(scores, dict) or not all(_is_number(value) for value in scores.values()):
-        raise LoadError(f"{where}: scores is {_short(scores)}; it has to be numbers by name")
+        raise LoadError(f"{where}: scores is {_short(scores)}; it must be an object of numbers")
     return LocalCard(
         name=folder.absolute().name,
         title=str(facts.get("title") or folder.name),
@@ -194,7 +198,7 @@ def _hand_written(facts: Mapping[str, object], card: LocalCard, folder: Path, pr
             return hand_written(kind, arguments, num_classes, str(folder))
     except LoadError:
         raise
-    except Exception as error:  # what a constructor makes of a stranger's values
+    except Exception as error:  # whatever a constructor raises for values that it does not expect
         problem = f"{type(error).__name__}: {error}"
         raise LoadError(f"{folder}: {card.architecture} cannot be built with {_short(card.arguments)}: {_short(problem)}") from error
     fill(model, _weights(facts, folder), set() if num_classes is None else keys_of(model, None), str(folder))
@@ -208,7 +212,7 @@ def _converted_part(facts: Mapping[str, object], card: LocalCard, folder: Path, 
     blob = card.arguments.get("blob")
     net = caffe_net(_inside(folder, facts.get("prototxt"), "prototxt"), empty=pretrained)
     if blob not in net.blobs:
-        raise LoadError(f"{folder / 'card.json'}: blob is {_short(blob)}, which the net of its prototxt hasn't")
+        raise LoadError(f"{folder / 'card.json'}: blob is {_short(blob)}; the net of its prototxt has no such blob")
     return {"cnn": net}
 
 
@@ -245,14 +249,14 @@ def _caffe(
 def _inside(folder: Path, name: object, what: str) -> Path:
     """A file of the run folder itself, by a plain name."""
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or Path(name).name != name:
-        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}; it has to be the name of a file in the folder")
+        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}; it must be the name of a file in the folder")
     path = folder / name
     try:
         if path.is_file():
             return path
     except OSError as error:
         raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}: {error.strerror}") from error
-    raise LoadError(f"{path} is missing; copy it, too, or train again")
+    raise LoadError(f"{path} is missing: copy it together with card.json, or train again")
 
 
 def _weights(facts: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
@@ -262,14 +266,16 @@ def _weights(facts: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
     path = _inside(folder, facts.get("weights"), "weights")
     known = facts.get("sha256")
     if not isinstance(known, str) or len(known) != 64:
-        raise LoadError(f"{folder / 'card.json'}: sha256 is {_short(known)}; without it nothing says that {path.name} is whole")
+        raise LoadError(f"{folder / 'card.json'}: sha256 is {_short(known)}; it must be the 64 hexadecimal digits that verify {path.name}")
     try:
         found = digests(path, ())["sha256"]
         if found != known.lower():
-            raise LoadError(f"{path}: its sha256 is {found}, card.json says {_short(known)}: it was changed or cut short. Copy it again")
+            raise LoadError(
+                f"{path}: its sha256 is {found}, but card.json says {_short(known)}: the file was changed or truncated; copy it again"
+            )
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise LoadError(f"{path}: no safetensors file ({error})") from error
+        raise LoadError(f"{path}: not a safetensors file ({error})") from error
 
 
 def _short(value: object) -> str:

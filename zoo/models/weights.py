@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from converter import CaffeNet
 
-MOST_TOLD = 200  # differences in one message: a hostile file may have millions
+MOST_LISTED = 200  # differences in one message: a hostile file may have millions
 
 
 def caffe_net(
@@ -43,7 +43,7 @@ def hand_written(kind: type[nn.Module], arguments: Mapping[str, object], num_cla
     if num_classes is None:
         return kind(**arguments)
     if not has_classifier:
-        raise LoadError(f"{what} has no last layer that num_classes could replace")
+        raise LoadError(f"{what} has no classifier that num_classes could replace")
     return kind(**{**arguments, "num_classes": num_classes})
 
 
@@ -73,9 +73,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], fresh: Collection[str], 
     given |= {key: drawn(expected[key]) for key in fresh}
     problems = list(_differences(given, expected))
     if problems:
-        more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
-        told = [f"{len(problems)} differences:", *problems[:MOST_TOLD], *more]
-        raise LoadError("\n  ".join([f"{what}: the weights don't fit the net; {told[0]}", *told[1:]]))
+        more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
+        listed = [f"{len(problems)} differences:", *problems[:MOST_LISTED], *more]
+        raise LoadError("\n  ".join([f"{what}: the weights don't fit the net; {listed[0]}", *listed[1:]]))
     shared: dict[int, list[str]] = {}
     for key, parameter in model.named_parameters(remove_duplicate=False):
         shared.setdefault(id(parameter), []).append(key)
@@ -108,7 +108,7 @@ def _tie(model: nn.Module, first: str, key: str, what: str) -> None:
     owner, _, name = key.rpartition(".")
     parameter = model.get_parameter(first)
     if not torch.equal(parameter, model.get_parameter(key)):
-        raise LoadError(f"{what}: {first} and {key} are one weight of the net, but differ in the file")
+        raise LoadError(f"{what}: {first} and {key} are one parameter of the net, but differ in the file")
     model.get_submodule(owner)._parameters[name] = parameter
 
 

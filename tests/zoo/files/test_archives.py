@@ -90,9 +90,9 @@ def linked(kind: bytes, target: str) -> Callable[[], bytes]:
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
-    "../": (lambda: tar_of(entry("../../net/net.caffemodel", BODY)), "leaves its archive"),
-    ".. in the middle": (lambda: tar_of(entry("net/../../net.caffemodel", BODY)), "leaves its archive"),
-    "absolute path": (lambda: tar_of(entry("/net/net.caffemodel", BODY)), "leaves its archive"),
+    "../": (lambda: tar_of(entry("../../net/net.caffemodel", BODY)), "points outside its archive"),
+    ".. in the middle": (lambda: tar_of(entry("net/../../net.caffemodel", BODY)), "points outside its archive"),
+    "absolute path": (lambda: tar_of(entry("/net/net.caffemodel", BODY)), "points outside its archive"),
     "symlink": (linked(tarfile.SYMTYPE, "/etc/passwd"), "is a link, a device or a folder"),
     "symlink inside": (linked(tarfile.SYMTYPE, "other"), "is a link, a device or a folder"),
     "hard link": (linked(tarfile.LNKTYPE, "net/other"), "is a link, a device or a folder"),
@@ -100,20 +100,20 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "block device": (linked(tarfile.BLKTYPE, ""), "is a link, a device or a folder"),
     "fifo": (linked(tarfile.FIFOTYPE, ""), "is a link, a device or a folder"),
     "folder": (linked(tarfile.DIRTYPE, ""), "is a link, a device or a folder"),
-    "zip ../": (lambda: zip_of(("../net.caffemodel", BODY)), "leaves its archive"),
-    "zip ..\\": (lambda: zip_of(("..\\net.caffemodel", BODY)), "leaves its archive"),
-    "zip absolute": (lambda: zip_of(("/net/net.caffemodel", BODY)), "leaves its archive"),
+    "zip ../": (lambda: zip_of(("../net.caffemodel", BODY)), "points outside its archive"),
+    "zip ..\\": (lambda: zip_of(("..\\net.caffemodel", BODY)), "points outside its archive"),
+    "zip absolute": (lambda: zip_of(("/net/net.caffemodel", BODY)), "points outside its archive"),
     "zip symlink": (lambda: zip_of((MEMBER, b"/etc/passwd"), mode=stat.S_IFLNK | 0o777), "is a link"),
-    "missing": (lambda: tar_of(entry("net/names.txt", NAMES)), "holds no net/net.caffemodel"),
-    "another size": (lambda: tar_of(entry(MEMBER, BODY + b"\0")), "50,001 bytes where 50,000"),
-    "a bomb": (lambda: zip_of((MEMBER, bytes(50_000_000))), "50,000,000 bytes where 50,000"),
+    "missing": (lambda: tar_of(entry("net/names.txt", NAMES)), "does not contain net/net.caffemodel"),
+    "another size": (lambda: tar_of(entry(MEMBER, BODY + b"\0")), "50,001 bytes; 50,000"),
+    "a bomb": (lambda: zip_of((MEMBER, bytes(50_000_000))), "50,000,000 bytes; 50,000"),
     "other bytes": (lambda: tar_of(entry(MEMBER, BODY[::-1])), "not the published bytes"),
-    "cut short": (lambda: tar_of(entry(MEMBER, BODY))[:-20_000], "not a whole tar or zip|ends after"),
-    "cut short, bz2": (lambda: tar_of(entry(MEMBER, BODY), mode="w:bz2")[:-20_000], "not a whole tar or zip|ends after"),
-    "cut short, xz": (lambda: tar_of(entry(MEMBER, BODY), mode="w:xz")[:-20_000], "not a whole tar or zip|ends after"),
-    "cut short, zip": (lambda: zip_of((MEMBER, BODY))[:-20_000], "not a whole tar or zip"),
-    "no archive at all": (lambda: BODY, "not a whole tar or zip"),
-    "empty": (lambda: b"", "not a whole tar or zip"),
+    "cut short": (lambda: tar_of(entry(MEMBER, BODY))[:-20_000], "not a complete tar or zip|ends after"),
+    "cut short, bz2": (lambda: tar_of(entry(MEMBER, BODY), mode="w:bz2")[:-20_000], "not a complete tar or zip|ends after"),
+    "cut short, xz": (lambda: tar_of(entry(MEMBER, BODY), mode="w:xz")[:-20_000], "not a complete tar or zip|ends after"),
+    "cut short, zip": (lambda: zip_of((MEMBER, BODY))[:-20_000], "not a complete tar or zip"),
+    "no archive at all": (lambda: BODY, "not a complete tar or zip"),
+    "empty": (lambda: b"", "not a complete tar or zip"),
 }
 
 
@@ -140,7 +140,7 @@ def test_a_member_whose_bytes_are_damaged_inside_a_whole_archive_is_refused(serv
     packed = bytearray(zip_of((MEMBER, BODY)))
     packed[20_000] ^= 1
     url = server.serve("/net.zip", bytes(packed))
-    with pytest.raises(FetchError, match="not a whole tar or zip"):
+    with pytest.raises(FetchError, match="not a complete tar or zip"):
         obtain(file_in(url, sha256(BODY)), tmp_path, limits=QUICK)
 
 

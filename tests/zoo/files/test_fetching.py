@@ -101,10 +101,10 @@ REFUSED = {
     "a shorter file": (bad.changed(BODY[:-1], '"short"'), "offers 299,999 bytes"),
     "a shorter file of unknown length": (
         bad.changed(BODY[:-1], '"short"', bad.without_length()),
-        "299,999 bytes where 300,000",
+        "299,999 bytes; 300,000",
     ),
-    "a longer file of unknown length": (bad.changed(BODY * 2, '"long"', bad.without_length()), "sends more than"),
-    "damaged gzip in flight": (bad.changed(b"\x1f\x8b" + OTHER, '"x"', bad.labelled_gzip), "gzip-encoded and damaged"),
+    "a longer file of unknown length": (bad.changed(BODY * 2, '"long"', bad.without_length()), "sent more than"),
+    "damaged gzip in flight": (bad.changed(b"\x1f\x8b" + OTHER, '"x"', bad.labelled_gzip), "gzip-encoded body is damaged"),
     "a body that always trickles": (bad.slow_body, r"bytes per second"),
     "silence for ever": (bad.silent, "no answer"),
 }

@@ -156,7 +156,7 @@ def test_mtcnns_three_nets_get_their_weights_turned(server: Server, put: Callabl
     np.testing.assert_array_equal(state["onet.prelu4.weight"].numpy(), layers[3]["prelu4"][0])
     dense = layers[2]["conv4"][0].reshape(128, 64, 3, 3).swapaxes(2, 3).reshape(128, 576)
     np.testing.assert_array_equal(state["rnet.fc4.weight"].numpy(), dense)
-    with pytest.raises(LoadError, match="no last layer"):
+    with pytest.raises(LoadError, match="no classifier that num_classes"):
         zoo.load("mtcnn", num_classes=2)
 
 
@@ -222,7 +222,7 @@ def test_num_classes_replaces_the_last_layer_of_a_converted_net(server: Server, 
     np.testing.assert_array_equal(state["conv1.weight"].numpy(), layers["conv1"][0])
     assert state["conv10.weight"].std() > 0
     put(tiny(server)[0])
-    with pytest.raises(LoadError, match="no last layer"):
+    with pytest.raises(LoadError, match="no classifier that num_classes"):
         zoo.load("tiny", num_classes=7)
 
 

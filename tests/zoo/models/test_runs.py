@@ -218,7 +218,7 @@ def test_weights_that_layers_share_stay_one_parameter(caffe_run: Path) -> None:
     assert model.one.weight is model.two.weight
     changed = caffe_state() | {"two.weight": torch.zeros(144, 144)}
     write_run(caffe_run, save(changed), architecture="caffe", arguments={}, prototxt="net.prototxt")
-    with pytest.raises(LoadError, match=r"one\.weight and two\.weight are one weight"):
+    with pytest.raises(LoadError, match=r"one\.weight and two\.weight are one parameter"):
         zoo.load(caffe_run)
 
 
@@ -243,12 +243,12 @@ def test_an_unfinished_run_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     for name in ("a", tmp_path / "a"):
-        with pytest.raises(LoadError, match=r"stopped before it had chosen weights.*--resume"):
+        with pytest.raises(LoadError, match=r"stopped before it picked its best weights.*--resume"):
             zoo.load(name)
 
 
 def test_a_folder_that_is_no_run_or_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"no card\.json, so no run folder"):
+    with pytest.raises(LoadError, match=r"not a run folder: it has no card\.json"):
         zoo.load(tmp_path)
     with pytest.raises(LoadError, match=r"there is no folder '.*nowhere'"):
         zoo.load(tmp_path / "nowhere")
@@ -261,7 +261,7 @@ def test_a_changed_byte_of_the_weights_is_found(run: Path) -> None:
     body = bytearray(path.read_bytes())
     body[-5] ^= 1
     path.write_bytes(body)
-    with pytest.raises(LoadError, match=r"best\.safetensors: its sha256 is .*Copy it again"):
+    with pytest.raises(LoadError, match=r"best\.safetensors: its sha256 is .*copy it again"):
         zoo.load(run)
 
 
@@ -290,7 +290,7 @@ def test_a_million_strange_names_do_not_fill_the_message(tmp_path: Path, net: to
 # --- folders of strangers ----------------------------------------------------------------------------------------
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
-    "a newer format": ({"format": 2}, "format is 2, this release of caffezoo reads 1"),
+    "a newer format": ({"format": 2}, "format is 2; this release of caffezoo reads 1"),
     "no format": ({"format": ...}, "format is None"),
     "a function of the package": ({"architecture": "load_best7164"}, "no architecture 'load_best7164'.*MobileFaceExpression"),
     "an exception of the package": ({"architecture": "WeightsMismatch"}, "no architecture"),
@@ -308,17 +308,17 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "no taps": ({"arguments": {"num_classes": 3, "taps": []}}, "cannot be built with.*IndexError"),
     "a net as large as a disk": ({"arguments": {"num_classes": 1 << 40}, "classes": []}, r"wrong shape: classifier\.weight"),
     "another number of classes": ({"classes": ["a", "b"]}, "there are 2 classes, but num_classes is 3"),
-    "classes without names": ({"classes": [1, 2, 3]}, "classes holds something that is no name"),
-    "weights above the folder": ({"weights": "../best.safetensors"}, "weights is '../best.safetensors'; it has to be the name of a file"),
-    "weights elsewhere": ({"weights": "/etc/passwd"}, "has to be the name of a file"),
-    "weights that are a folder": ({"weights": ".."}, "has to be the name of a file"),
-    "weights with a NUL": ({"weights": "a\0b"}, "has to be the name of a file"),
-    "weights with a backslash": ({"weights": "a\\b"}, "has to be the name of a file"),
+    "classes without names": ({"classes": [1, 2, 3]}, "classes is .*; it must be a list of names"),
+    "weights above the folder": ({"weights": "../best.safetensors"}, "weights is '../best.safetensors'; it must be the name of a file"),
+    "weights elsewhere": ({"weights": "/etc/passwd"}, "must be the name of a file"),
+    "weights that are a folder": ({"weights": ".."}, "must be the name of a file"),
+    "weights with a NUL": ({"weights": "a\0b"}, "must be the name of a file"),
+    "weights with a backslash": ({"weights": "a\\b"}, "must be the name of a file"),
     "weights with a long name": ({"weights": "a" * 5000}, "File name too long|is missing"),
-    "weights that are a number": ({"weights": 7}, "has to be the name of a file"),
+    "weights that are a number": ({"weights": 7}, "must be the name of a file"),
     "weights that are the card": ({"weights": "card.json"}, "its sha256 is"),
     "no hash": ({"sha256": ...}, "sha256 is None"),
-    "another hash": ({"sha256": "0" * 64}, "it was changed or cut short"),
+    "another hash": ({"sha256": "0" * 64}, "the file was changed or truncated"),
     "no preprocessing": ({"preprocess": ...}, "preprocess is None"),
     "a mean in a file": ({"preprocess": {**SPEC, "mean": "/etc/passwd"}}, "mean .a number for each channel."),
     "an infinite scale": ({"preprocess": {**SPEC, "scale": float("inf")}}, "scale"),
@@ -360,8 +360,8 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "no JSON": (b"{", "cannot be read"),
     "not UTF-8": (b'"\xff\xfe', "cannot be read"),
     "nested without end": (b"[" * 100_000, "cannot be read"),
-    "a list": (b"[]", "holds no JSON object"),
-    "too large": (b" " * (5 << 20), "too many for a card"),
+    "a list": (b"[]", "not a JSON object"),
+    "too large": (b" " * (5 << 20), "bytes; a card has at most"),
 }
 
 
@@ -374,7 +374,7 @@ def test_a_card_json_that_is_none_is_a_load_error(body: bytes, words: str, run: 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:100], lambda b: b"\xff" * 8 + b[8:], lambda b: pickle.dumps({"a": 1})])
 def test_weights_that_are_no_safetensors_are_a_load_error(spoil: Callable[[bytes], bytes], tmp_path: Path, weights: bytes) -> None:
-    with pytest.raises(LoadError, match="no safetensors file"):
+    with pytest.raises(LoadError, match="not a safetensors file"):
         zoo.load(write_run(tmp_path / "a", spoil(weights)))
 
 

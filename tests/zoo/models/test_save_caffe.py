@@ -146,8 +146,8 @@ def test_a_trained_caffe_net_goes_back_with_its_classes(tmp_path: Path) -> None:
     ("model", "words"),
     [
         (lambda: MobileFaceExpression(7, ("res_4_block4", "res_5_block1", "bn6f")), "has the taps res_4_block4, res_5_block1, bn6f"),
-        (lambda: MobileFaceExpression(7, ("dconv_34",)), "the default's .res_4_block5, res_5_block1, bn6f., and no other"),
-        (lambda: SmallVGG(widths=(8, 8, 8)), r"this SmallVGG has no bn4_1, .*conv4_2; small_vgg\.prototxt .* widths may change"),
+        (lambda: MobileFaceExpression(7, ("dconv_34",)), "the default taps .res_4_block5, res_5_block1, bn6f. only"),
+        (lambda: SmallVGG(widths=(8, 8, 8)), r"this SmallVGG has no bn4_1, .*conv4_2; small_vgg\.prototxt .* widths may differ"),
         (lambda: SmallVGG(widths=(8, 8, 8, 8, 8)), r"unexpected: \"SmallVGG's conv5_1\.weight\""),
         (lambda: architectures.FaceClipNet(3, "SmallResNet", {"width": 8}), "FaceClipNet has no Caffe form: .*VGGFace, .*FaceResNet"),
         (lambda: architectures.FaceResNetRNN(), "clips of different lengths"),
@@ -169,7 +169,7 @@ def test_a_model_that_was_changed_is_refused(tmp_path: Path) -> None:
     more = drawn(MobileFaceNet(3))
     more.extra = nn.Linear(3, 3)
     for model, words in [
-        (other, "computes something else.*the outputs differ by"),
+        (other, "does not compute what.*the outputs differ by"),
         (wider, r"wrong shape: fc1\.running_mean is \(128,\), the net has \(64,\)"),
         (more, r"unexpected: \"MobileFaceNet's extra\.weight\""),
     ]:
