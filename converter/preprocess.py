@@ -40,7 +40,8 @@ class Preprocess:
         """float32 (3, H, W), or (1, H, W) for "GRAY", on the CPU.
 
         `image` is in 0..255: a uint8 tensor (3, H, W) in RGB or (1, H, W), a uint8 array (H, W, 3) in RGB or (H, W), or a PIL
-        image, which is turned upright as its EXIF orientation says; its 16-bit grey is scaled to 0..255. Resizing is bilinear
+        image, which is turned upright as its EXIF orientation says, with white where it is transparent and 16-bit grey scaled to
+        0..255. Resizing is bilinear
         with antialiasing. `mean_image` is (C, H, W) in the net's channel order, what read_mean() returns, for a record whose
         mean is a file; it is subtracted before the crop, as Caffe does.
 
@@ -157,7 +158,7 @@ def _from_pil(image: Any) -> numpy.ndarray:
     """
     import numpy
 
-    image = _upright(image)
+    image = upright(image)
     if image.mode.startswith("I;16"):
         return numpy.asarray(image).astype(numpy.float32)[..., None] / numpy.float32(257)  # 65535 / 255
     if image.mode in ("I", "F"):
@@ -165,12 +166,23 @@ def _from_pil(image: Any) -> numpy.ndarray:
             f"a PIL image of mode {image.mode!r} has no fixed range of values: scale it to 0..255 and convert it, such as"
             ' PIL.Image.fromarray((numpy.asarray(image) * (255 / largest)).round().astype("uint8"))'
         )
-    grey = image.mode in ("1", "L")
-    pixels = numpy.asarray(image.convert("L" if grey else "RGB"), dtype=numpy.float32)
+    grey = image.mode in ("1", "L") and not image.has_transparency_data
+    pixels = numpy.asarray(image.convert("L") if grey else on_white(image), dtype=numpy.float32)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+def on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in mode RGB; its transparent parts show white, as on paper, and not the colour that lies below."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    paper = Image.new("RGBA", image.size, "white")
+    paper.alpha_composite(image.convert("RGBA"))
+    return paper.convert("RGB")
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     """The image as its EXIF orientation says that it is seen; without a readable one, as it is."""
     from PIL.Image import Transpose
 

@@ -20,10 +20,10 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from finetune.errors import FinetuneError
-from zoo.pictures import FORMATS, ORIENTATION, SUFFIXES, UPRIGHT
+from zoo.pictures import FORMATS, SUFFIXES, upright
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 LIMIT = 4 << 30  # decompressed bytes of one file; fer2013.csv has 0.3 billion
 LARGEST_BLOCK = 64 << 20  # bytes read in one piece
@@ -120,17 +120,6 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__MACOSX")))
 
 
-def upright(pixels: Image, image: Image) -> Image:
-    """The pixels of an image file as its EXIF orientation says that they are seen."""
-    from PIL.Image import Transpose
-
-    try:
-        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # metadata that Pillow cannot parse: viewers show such an image as it is stored
-        return pixels
-    return pixels if turn is None else pixels.transpose(Transpose[turn])
-
-
 def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
     """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side.
 
@@ -145,7 +134,7 @@ def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
                 raise FinetuneError(f"{path}: {image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side: refused")
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
-            decoded = upright(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), image)
+            decoded = upright(image).convert("L" if image.mode in ("1", "L", "LA") else "RGB")
             if wanted is not None and decoded.size != wanted:
                 decoded = decoded.resize(wanted, PIL.Image.Resampling.BICUBIC)
             array = np.asarray(decoded)

@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.preprocess import on_white
+from converter.preprocess import upright as upright  # the recipes read pictures with it, too
 from zoo.errors import PictureError
 
 if TYPE_CHECKING:
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
 MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
-PAPER = (255, 255, 255)  # behind what is transparent
-# The EXIF orientation: Pillow's names of the transpositions that undo it.
-UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
-}  # fmt: skip
-ORIENTATION = 0x0112  # the EXIF tag
 # What Pillow's decoders raise for damaged files, beside OSError.
 BROKEN = (ArithmeticError, EOFError, LookupError, MemoryError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
@@ -50,9 +46,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
                 if image.width * image.height > MOST_PIXELS:
                     raise PictureError(f"{image.width}×{image.height} pixels, more than {MOST_PIXELS:,}: refused")
                 image.load()
-                picture = _rgb(image)
-                turn = UPRIGHT.get(_orientation(image))
-            return np.array(picture if turn is None else picture.transpose(Image.Transpose[turn]))
+                return np.array(_rgb(upright(image)))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -79,16 +73,4 @@ def _rgb(image: Any) -> Any:
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise PictureError("pixels are fractions, whose range nobody states; expected 8 or 16 bits. Save it as one of these")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    picture = Image.new("RGBA", image.size, PAPER)
-    picture.alpha_composite(image.convert("RGBA"))
-    return picture.convert("RGB")
-
-
-def _orientation(image: Any) -> int:
-    """1 to 8; 1 where the metadata are damaged."""
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # whatever a stranger's metadata make Pillow raise: the pixels are whole
-        return 1
+    return on_white(image)

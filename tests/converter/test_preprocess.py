@@ -88,10 +88,16 @@ def test_grey_of_a_colour_image_is_what_pillow_makes() -> None:
     np.testing.assert_allclose(found, np.asarray(Image.fromarray(rgb(5, 6)).convert("L"), np.float32), atol=1)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "P", "1", "LA", "YCbCr"])
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "P", "1", "LA", "YCbCr", "HSV"])
 def test_other_modes_are_what_pillow_converts_them_to(mode: str) -> None:
     picture = Image.fromarray(rgb(5, 6)).convert(mode)
     np.testing.assert_array_equal(RAW(picture).numpy(), np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1))
+
+
+def test_transparent_parts_show_white() -> None:
+    pixels = np.zeros((1, 2, 4), np.uint8)
+    pixels[0, 0] = 200, 100, 0, 255
+    assert RAW(Image.fromarray(pixels)).permute(1, 2, 0).tolist() == [[[200, 100, 0], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -99,7 +99,8 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     if not torch.allclose(caffe.reshape(expected.shape), expected, rtol=0, atol=TOLERANCE * float(largest.nan_to_num()), equal_nan=True):
         raise SaveError(
             f"this {kind.__name__} does not compute what the net of {forms()[kind.__name__]} computes with its weights:"
-            f" the outputs differ by {float((caffe.reshape(expected.shape) - expected).abs().max()):.1e}, and the largest is {float(largest):.1e}"
+            f" the outputs differ by {float((caffe.reshape(expected.shape) - expected).abs().max()):.1e},"
+            f" and the largest is {float(largest):.1e}"
         )
     return net
 
