@@ -22,7 +22,7 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Archive, Card, Checksum, File, Mirror
 from zoo.errors import FetchError, Offline, ProofError, Unverified
-from zoo.files import archive, parts, store
+from zoo.files import archive, converted, parts, store
 from zoo.files.http import Job, Limits, MirrorFailed, download
 
 
@@ -144,7 +144,7 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
     gone: list[Path] = []
     for card in cards:
         place = store.folder(card)
-        stale = parts.leftovers(place) + list((disk.home() / "converted").glob(f"{card.name}-*.safetensors"))
+        stale = parts.leftovers(place) + converted.files_of(card)
         if everything and place.is_dir():
             stale += [path for path in place.iterdir() if not path.name.startswith(".")]
         with disk.writing(disk.home()):
@@ -155,7 +155,8 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
 
 
 def verify(name: str) -> list[Finding]:
-    """Reads every cached file of the model again and holds it against what is published. Changes nothing."""
+    """Reads every cached file of the model again and holds it against what is published, and the weights that were converted
+    from them against their own hash. Changes nothing."""
     card = registry.card_of(name)
     place = store.folder(card) if card.folder is None else card.folder
     findings = []
@@ -177,7 +178,16 @@ def verify(name: str) -> list[Finding]:
             continue
         state: Literal["proven", "pinned"] = "pinned" if receipt and receipt.pinned else "proven"
         findings.append(Finding(file.name, state, "; ".join(f"{each.algorithm}: {each.source}" for each in known)))
-    return findings
+    return findings + [_converted(name, path) for path in converted.files_of(card)]
+
+
+def _converted(name: str, path: Path) -> Finding:
+    shown = f"converted/{path.name}"
+    try:
+        converted.check(path)
+    except (ProofError, OSError) as error:
+        return Finding(shown, "wrong", f"{error}\ncaffe-zoo clean {name} removes it, and the next load converts again")
+    return Finding(shown, "proven", "sha256: kept in the file when it was converted")
 
 
 Siblings = Sequence[tuple[File, str]]  # files that the same archive holds, with their paths inside

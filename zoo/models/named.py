@@ -16,7 +16,7 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card, Network
 from zoo.errors import LoadError
-from zoo.files import store
+from zoo.files import converted, store
 from zoo.files.fetch import fetch
 from zoo.models.model import check_classes, finished
 from zoo.models.runs import is_run, load_run
@@ -171,7 +171,7 @@ def _converted_path(card: Card, files: Mapping[str, Path]) -> Path:
 
 
 def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
-    """Caches the converted weights, readable for those who can read `like`, if the cache can be written at all; without
+    """Caches the converted weights with their hash, readable for those who can read `like`, if the cache can be written at all; without
     it the next load converts again."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -179,7 +179,8 @@ def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with disk.replacing(path) as temporary:
-            save_file(dict(state), temporary)
+            save_file(dict(state), temporary, metadata=converted.EMPTY)
+            converted.seal(temporary)
             temporary.chmod(like.stat().st_mode)
     except (OSError, SafetensorError) as error:
         log.warning("the converted weights are not cached: %s", error)

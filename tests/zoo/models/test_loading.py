@@ -118,6 +118,31 @@ def test_damaged_converted_weights_are_converted_again(squeezenet: object, home:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("damage", ["a bit of a weight", "a bit of the header", "zeros", "the hash", "an older release's file"])
+def test_verify_finds_every_change_of_the_converted_weights(squeezenet: object, home: Path, damage: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    zoo.load("squeezenet1_1")
+    assert [finding.state for finding in zoo.verify("squeezenet1_1")] == ["proven", "proven"]
+    (converted,) = (home / "converted").iterdir()
+    raw = bytearray(converted.read_bytes())
+    if damage == "zeros":
+        raw[-4096:] = bytes(4096)
+    elif damage == "an older release's file":
+        save_file(load_file(converted), converted)
+        raw = bytearray(converted.read_bytes())
+    else:
+        place = {"a bit of a weight": len(raw) - 1000, "a bit of the header": raw.index(b"F32"), "the hash": raw.index(b"sha256") + 9}
+        raw[place[damage]] ^= 1
+    converted.write_bytes(raw)
+    source, found = zoo.verify("squeezenet1_1")
+    assert (source.state, found.state, found.file) == ("proven", "wrong", f"converted/{converted.name}")
+    assert "caffe-zoo clean squeezenet1_1" in found.detail
+    zoo.clean("squeezenet1_1")
+    zoo.load("squeezenet1_1")
+    assert [finding.state for finding in zoo.verify("squeezenet1_1")] == ["proven", "proven"]
+
+
 def test_a_read_only_cache_is_converted_from_every_time(squeezenet: object, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo.fetch("squeezenet1_1")
     (home / "converted").write_text("a file where the folder would be: nothing can be written into it")
