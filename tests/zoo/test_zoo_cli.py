@@ -117,8 +117,12 @@ def test_a_signal_ends_the_command_as_a_shell_reports_it(
     number: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored
     monkeypatch.setattr("zoo.cli.verify", lambda name: os.kill(os.getpid(), number))
-    assert main(["verify", "vgg_face"]) == status
+    try:
+        assert main(["verify", "vgg_face"]) == status
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert capsys.readouterr().err == "caffe-zoo: interrupted; what has come is kept\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
