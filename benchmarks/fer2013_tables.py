@@ -270,13 +270,13 @@ def costs(row: Mapping[str, Any]) -> list[str]:
     return [device, f"{minutes} min {seconds:02} s", f"{row['images_per_s']:,.0f}", memory, row["torch"], row["commit"] or "unknown"]
 
 
-def inserted(text: str, part: str) -> str:
+def inserted(text: str, part: str, begin: str = BEGIN, end: str = END) -> str:
     """The text with what lies between the markers replaced; a text without them gets them at its end."""
-    block = f"{BEGIN}\n{part}\n{END}"
-    if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1 or text.find(END) < text.find(BEGIN):
-        raise ValueError(f"expected {BEGIN} and {END}, once each and in this order")
-    if BEGIN in text:
-        return text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
+    block = f"{begin}\n{part}\n{end}"
+    if text.count(begin) != text.count(end) or text.count(begin) > 1 or text.find(end) < text.find(begin):
+        raise ValueError(f"expected {begin} and {end}, once each and in this order")
+    if begin in text:
+        return text[: text.index(begin)] + block + text[text.index(end) + len(end) :]
     return f"{text.rstrip()}\n\n{block}\n" if text.strip() else f"# Results\n\n{block}\n"
 
 

@@ -1,9 +1,10 @@
 """Writes the expression model that comes with the package, from a finished run of the recipe small_vgg on all of FER2013.
 
-    python benchmarks/fer_mini.py RUN --data fer2013.csv
+    python benchmarks/fer_mini.py RUN --data fer2013.csv --write docs/zoo.md
 
 makes fer_mini.prototxt, fer_mini.caffemodel (kernels in half precision) and fer_mini.json in zoo/embedded: the run's weights through the
 project's own exporter, loaded again through the converter, and measured in float32 on the private test as a user would run them.
+--write puts its section into the zoo's page.
 Exit status: 0, 1 where the run or the data are others.
 """
 
@@ -14,7 +15,9 @@ import dataclasses
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,13 @@ from torch import Tensor, nn  # noqa: E402
 
 import zoo  # noqa: E402
 from architectures import SmallVGG, load_from_caffe  # noqa: E402
-from benchmarks.fer2013_tables import shareable  # noqa: E402
+from benchmarks.fer2013_tables import inserted, shareable  # noqa: E402
 from converter import Preprocess, convert  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.images.data import Expressions, copied, read  # noqa: E402
 from finetune.runs.metrics import read_json, scores  # noqa: E402
-from zoo.cards.embedded import FOLDER  # noqa: E402
+from zoo.cards.embedded import FOLDER, fer_mini  # noqa: E402
+from zoo.cards.record import Card  # noqa: E402
 from zoo.errors import ZooError  # noqa: E402
 
 COUNTS = {"train": 28_709, "public": 3_589, "private": 3_589}
@@ -106,10 +110,49 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([model(batch) for batch in inputs.split(256)])
 
 
+SECTION = """\
+## The model that comes with the package
+
+| name | model | loads as | terms | proven by |
+|---|---|---|---|---|
+| `{card.name}` | {card.title} | `{architecture}` | {card.terms.licence} | sha256 |
+
+```python
+model = zoo.load("fer_mini")  # no download, no cache
+logits = model(model.preprocess(face)[None])  # face: uint8, grey or RGB; model.labels names the logits
+```
+
+It is stored as a Caffe net, a prototxt and a caffemodel of {megabytes:.1f} MB, and loaded through the converter like any other; OpenCV's
+importer reads the same two files.
+
+{training}
+
+{notes}
+
+{limits}
+
+`caffe-zoo info fer_mini` prints all of it; `benchmarks/fer_mini.py` makes the files from a run's folder."""
+MARKS = ("<!-- fer_mini:begin -->", "<!-- fer_mini:end -->")
+
+
+def section(card: Card) -> str:
+    """What the zoo's page says of the model: its card."""
+    wrap = partial(textwrap.fill, width=140, break_long_words=False, break_on_hyphens=False)
+    return SECTION.format(
+        card=card,
+        architecture=str(card.architecture).replace(":", "."),
+        megabytes=sum(file.size or 0 for file in card.files) / 1e6,
+        training=wrap(f"Trained on {card.training}."),
+        notes=wrap(card.notes),
+        limits="\n".join(wrap(f"- {limit}", subsequent_indent="  ") for limit in card.limits),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", type=Path, help="the folder of the run")
     p.add_argument("--data", type=Path, required=True, help="FER2013, the same file")
+    p.add_argument("--write", type=Path, metavar="docs/zoo.md", help="the page whose section of the model is written anew")
     p.add_argument("--out", type=Path, default=FOLDER, help="where the files go (default: zoo/embedded)")
     options = p.parse_args(argv)
     try:
@@ -117,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FinetuneError, ZooError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if options.write:
+        page = inserted(options.write.read_text(encoding="utf-8"), section(fer_mini(options.out, facts)), *MARKS)
+        options.write.write_text(page, encoding="utf-8")
     for name, each in facts["scores"].items():
         print(f"{name:<34} {each['accuracy']:.2%} of {each['images']:,}")
     print(f"{options.out / 'fer_mini.caffemodel'}: {facts['files']['fer_mini.caffemodel']['size']:,} bytes")

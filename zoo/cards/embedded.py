@@ -59,7 +59,7 @@ def fer_mini(folder: Path, facts: dict[str, Any]) -> Card:
         labels=tuple(facts["classes"]),
         crop=FER2013_CROP,
         folder=folder,
-        training=f"FER2013 as published ({_counts(facts['data']['counts'])} images), {facts['protocol']}; {run['command']}, commit"
+        training=f"FER2013 as published ({_counts(facts['data']['counts'])} images), {facts['protocol']}; `{run['command']}`, commit"
         f" {run['commit']}; epoch {run['epoch']} of {run['epochs']}, {run['device']}",
         scores={name: each["accuracy"] for name, each in scores.items()},
         notes=f"Accuracy of this file in float32, one view: {private['accuracy']:.2%} ± {private['standard_error']:.2%} of all"

@@ -14,6 +14,7 @@ import torch
 
 import zoo
 from architectures import SmallVGG
+from benchmarks.fer_mini import section
 from converter import Preprocess, convert, read_blobs
 from zoo.cards import embedded, registry
 from zoo.cli import main
@@ -120,8 +121,9 @@ def test_its_figures_are_those_of_a_run_on_all_of_fer2013_and_of_the_very_file()
 
 
 @here
-def test_the_page_of_the_zoo_says_the_card_s_figures() -> None:
+def test_the_page_of_the_zoo_says_what_the_card_says() -> None:
     page = (Path(__file__).parents[3] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert section(zoo.info("fer_mini")) in page
     for name in ("private", "private without copies"):
         assert f"{facts()['scores'][name]['accuracy']:.2%}" in page
 
