@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has a zoo.py
 import zoo
 from zoo.embedding import embed_pictures
 

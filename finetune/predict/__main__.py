@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
     if (options.camera is None) == (not options.paths):
         command.error("name pictures, videos or folders, or --camera 0")
+    if options.seconds is not None and options.camera is None:
+        command.error("--seconds is for --camera")
     unreadable = 0
 
     def work() -> None:
@@ -71,7 +74,7 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None and options.output.resolve() in inputs:
         raise FinetuneError(f"{options.output} is one of the files to look at; give -o another name")
     print(EXPRESSION_NOTE if model.expressions else OTHER_NOTE, file=sys.stderr)
-    print(f"{model.name} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", file=sys.stderr)
+    print(f"{printable(model.name)} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", file=sys.stderr)
 
     bar = tqdm(total=len(sources), unit="file", disable=None if options.camera is None else True)
     facts = {
@@ -79,7 +82,7 @@ def predict(options: argparse.Namespace) -> int:
         "margin": model.crop.margin, "align": model.crop.align, "every": options.every, "smooth": options.smooth,
     }  # fmt: skip
     with written(options.output, model.labels, facts) as sink:
-        table = Table([source.name for source in sources], model.labels, options.top, lambda line: bar.write(line, file=sys.stdout))
+        table = Table([source.name for source in sources], model.labels, options.top, lambda line: _show(line, bar))
         outlet = Outlet(sink, table, model.labels, folder=options.annotate, top=options.top, inputs=inputs, live=options.camera is not None)
         stopped = False
         with closing(outlet):
@@ -117,6 +120,14 @@ def _counted(items: Iterable[Look | End], bar: Any) -> Iterator[Look | End]:
         yield item
 
 
+def _show(line: str, bar: Any) -> None:
+    """A line of the table, above the bar."""
+    try:
+        bar.write(line, file=sys.stdout)
+    except BrokenPipeError:  # predict ... | head: the other results are still written
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+
 def _told(name: str, landmarks: bool, align: bool) -> str:
     words = {
         "mtcnn": "MTCNN",
@@ -124,7 +135,7 @@ def _told(name: str, landmarks: bool, align: bool) -> str:
         "none": "not looked for, each picture is one",
     }[name]
     if align and name == "opencv_cascade":
-        words += "; the net was trained with aligned faces, and the cascade sees no eyes: crops are upright squares' guesses"
+        words += "; the net was trained with aligned faces, and the cascade sees no eyes: they are taken to be where they are on average"
     return words
 
 

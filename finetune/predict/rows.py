@@ -58,7 +58,7 @@ def values(row: Row, labels: Sequence[str]) -> list[Any]:
         return [*fixed, *box, score, None, None, *[None] * len(labels)]
     best = int(row.probabilities.argmax())
     known = [round(float(each), 5) for each in row.probabilities]
-    return [*fixed, *box, score, labels[best], known[best], *known]
+    return [*fixed, *box, score, printable(labels[best]), known[best], *known]
 
 
 class Sink(Protocol):

@@ -137,6 +137,13 @@ def test_names_cannot_move_the_cursor(run: str, tmp_path: Path, capsys: pytest.C
     assert "\x1b" not in capsys.readouterr().out and "\x1b" not in (tmp_path / "rows.csv").read_text()
 
 
+def test_labels_and_names_of_a_stranger_s_card_can_be_written(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange = write_run(tmp_path / "a\x1b[2J", classes=["\ud800", "\x1b[2J", "=1+1"])
+    Image.fromarray(picture((60, 12, 50, GREEN))).save(tmp_path / "one.png")
+    assert main([str(strange), str(tmp_path / "one.png"), "-o", str(tmp_path / "rows.csv"), "--annotate", str(tmp_path / "out")]) == 0
+    assert "\x1b" not in "".join(capsys.readouterr()) + (tmp_path / "rows.csv").read_text()
+
+
 @pytest.mark.parametrize(("path", "words"), [("gone.png", "no such file"), ("https://example.org/a.png", "asks no other machine")])
 def test_what_is_not_there_is_a_row_too(path: str, words: str, run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([run, path, str(folder / "two.png")]) == 1
@@ -158,16 +165,20 @@ def test_ctrl_c_keeps_what_was_seen(run: str, folder: Path, monkeypatch: pytest.
     assert [row["label"] for row in rows_of(out)] == ["", "", "sad"]
 
 
+@pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("crop", [None, Crop(0.1)])
 def test_a_model_that_comes_with_the_package_needs_no_cache(
-    crop: Crop | None, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crop: Crop | None, softmax: bool, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faces are looked for where its card says what it sees of one, else the whole picture is read."""
     zoo.save_caffe(zoo.load(Path(run)), tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    if softmax:  # as Caffe's deploy files end
+        with (tmp_path / "net.prototxt").open("a") as file:
+            file.write('layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }')
     digest = hashlib.sha256((tmp_path / "net.caffemodel").read_bytes()).hexdigest()
-    file = File("net.caffemodel", (), None, (Checksum("sha256", digest, "drawn"),))
+    weights = File("net.caffemodel", (), None, (Checksum("sha256", digest, "drawn"),))
     card = Card(
-        "drawn", "drawn", "colours", (file,), (Network("net.prototxt", "net.caffemodel"),), Terms("none", "drawn"), "", "", "",
+        "drawn", "drawn", "colours", (weights,), (Network("net.prototxt", "net.caffemodel"),), Terms("none", "drawn"), "", "", "",
         zoo.Preprocess((8, 8), "RGB", (0.0, 0.0, 0.0), "drawn", 10 / 255), None, labels=LABELS, crop=crop, folder=tmp_path,
     )  # fmt: skip
     monkeypatch.setattr(registry, "CARDS", (*registry.CARDS, card))
@@ -177,12 +188,15 @@ def test_a_model_that_comes_with_the_package_needs_no_cache(
     result = json.loads((tmp_path / "rows.json").read_text())
     assert result["model_sha256"] == digest and result["margin"] == (0.1 if crop else 0)
     assert result["rows"][0]["status"] == ("ok" if crop else "whole_image")
+    if crop is not None:  # a little more than the square: mostly green
+        assert 0.9 < result["rows"][0]["prob_happy"] < probabilities(GREEN)[1]
 
 
 WRONG = {
     "no path": ([], "--camera 0"),
     "a path and a camera": (["a.png", "--camera", "0"], "--camera 0"),
     "a table of another kind": (["a.png", "-o", "a.xlsx"], ".csv or .json"),
+    "seconds of a picture": (["a.png", "--seconds", "3"], "--camera"),
     "no frame at all": (["a.png", "--every", "0"], "from 1"),
     "a margin that leaves nothing": (["a.png", "--margin", "-0.5"], "from -0.4"),
 }
