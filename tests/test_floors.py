@@ -10,26 +10,73 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY_IMPORT = {
-    "converter": set[str](),
-    "architectures": set[str](),
+# The packages, and what of each other they may import.
+PACKAGES: dict[str, set[str]] = {
+    "converter": set(),
+    "architectures": set(),
     "zoo": {"architectures", "converter"},
     "finetune": {"zoo", "architectures"},
 }
-
-# Inside finetune: a folder, or a file beside the folders, and the folders that it may import. The other files are the ground floor:
-# everything may import them, and they import no folder.
-FINETUNE = {
-    "runs": set[str](),
-    "train": {"runs"},
-    "images": {"runs", "train"},
-    "clips": {"runs", "train"},
-    "video": set[str](),
-    "predict": {"video"},
-    "fer2013": {"images"},
-    "emotiw": {"clips", "train"},
-    "ensemble": {"runs"},
-    "prepare_video": {"video"},
+# Inside a package: a folder, or a file beside the folders, and what it may import of its package. Each line stands above what it
+# names, so the table has no circle; a package's own __init__ only says where its public names live.
+FLOORS: dict[str, dict[str, set[str]]] = {
+    "converter": {
+        "errors": set(),
+        "preprocess": set(),
+        "files": {"errors"},
+        "read": {"errors", "files"},
+        "layers": {"errors", "read"},
+        "program": {"layers"},
+        "write.source": {"files", "layers", "program"},  # the one writer that a net itself offers: to_source()
+        "net": {"preprocess", "program", "read", "write.source"},
+        "build": {"errors", "layers", "net", "preprocess", "program", "read"},
+        "verify": {"errors", "net"},
+        "conversion": {"build", "errors", "files", "net", "read"},
+        "table": {"build", "read"},
+        "write": {"build", "errors", "files", "net", "program", "read", "write.source"},
+        "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
+        "cli": {"build", "conversion", "errors", "files", "layers", "read", "table", "verify", "write"},
+        "example": {"write"},
+        "demo": {"cli", "example"},
+    },
+    "zoo": {
+        "errors": set(),
+        "cards": {"errors"},
+        "disk": {"errors"},
+        "pictures": {"errors"},
+        "files": {"cards", "disk", "errors"},
+        "models": {"cards", "disk", "errors", "files", "pictures"},
+        "embedding": {"cards", "disk", "errors", "files", "models", "pictures"},
+        "cli": {"cards", "disk", "embedding", "errors", "files", "models", "pictures"},
+    },
+    "finetune": {
+        "config": set(),
+        "errors": set(),
+        "extras": {"errors"},
+        "files": {"errors"},
+        "labels": {"errors"},
+        "overrides": {"errors"},
+        "renamed": {"config"},
+        "tensor_cache": {"errors"},
+        "arrays": {"errors", "files", "labels"},
+        "command": {"errors", "extras", "overrides", "renamed"},
+        "protocol": {"errors", "labels"},
+        "video": {"command", "errors", "extras", "files", "labels"},
+        "predict": {"command", "errors", "extras", "files", "labels", "video"},
+        "prepare_video": {"errors", "video"},
+        "runs": {"errors", "labels", "protocol", "renamed"},
+        "ensemble": {"command", "errors", "labels", "renamed", "runs"},
+        "train": {"config", "errors", "labels", "protocol", "runs"},
+        "images": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
+        "clips": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
+        "fer2013": {"command", "config", "errors", "images", "overrides", "protocol", "renamed"},
+        "emotiw": {"clips", "command", "config", "errors", "overrides", "protocol", "train"},
+    },
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
 }
 
 
@@ -46,23 +93,61 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
+def modules_imported(module: str) -> dict[str, int]:
+    """The project's own modules that a module imports anywhere, inside functions as well, with the line."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{MODULES[module]}:{node.lineno}: imports are absolute, so that this table can be held against them"
+            names = [f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module for alias in node.names]
+        else:
+            continue
+        found |= {name: node.lineno for name in names if name in MODULES and name != module}
+    return found
+
+
+def floor(module: str) -> str:
+    """The line of FLOORS that a module belongs to."""
+    package, _, inside = module.partition(".")
+    return inside if inside in FLOORS[package] else inside.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_imports_upward(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        ours = imported(ast.parse(path.read_text())) & MAY_IMPORT.keys() - {package}
-        assert ours <= MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {ours - MAY_IMPORT[package]}"
+    for module, path in MODULES.items():
+        if module.split(".")[0] == package:
+            ours = {name.split(".")[0] for name in modules_imported(module)} - {package}
+            assert ours <= PACKAGES[package], f"{path.relative_to(ROOT)} imports {ours - PACKAGES[package]}"
 
 
-def test_the_folders_of_finetune_are_floors() -> None:
-    folders = {path.parent.name for path in (ROOT / "finetune").glob("*/__init__.py")}
-    assert folders <= FINETUNE.keys(), "a new folder has its place in the table FINETUNE"
-    for path in (ROOT / "finetune").rglob("*.py"):
-        room = path.relative_to(ROOT / "finetune").parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "finetune":
-                names = [node.module.split(".")[1]] if node.module != "finetune" else [alias.name for alias in node.names]  # type: ignore[union-attr]
-                wrong = set(names) & folders - FINETUNE.get(room, set()) - {room}
-                assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno} imports {', '.join(wrong)}, which does not lie below it"
+@pytest.mark.parametrize("package", FLOORS)
+def test_each_floor_stands_on_those_above_it_in_the_table(package: str) -> None:
+    lines = list(FLOORS[package])
+    for at, line in enumerate(lines):
+        assert FLOORS[package][line] <= set(lines[:at]), (
+            f"{package}: {line} names {FLOORS[package][line] - set(lines[:at])} before their line"
+        )
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_folders_of_a_package_are_floors(package: str) -> None:
+    for module, path in MODULES.items():
+        if module.split(".")[0] != package or module == package:
+            continue
+        assert floor(module) in FLOORS[package], f"{path.relative_to(ROOT)}: give {floor(module)} its line in the table FLOORS"
+        for name, line in modules_imported(module).items():
+            wrong = name.startswith(f"{package}.") and floor(name) not in FLOORS[package][floor(module)] | {floor(module)}
+            assert not wrong, f"{path.relative_to(ROOT)}:{line} imports {name}, which does not lie below {floor(module)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: set(modules_imported(module)) - PACKAGES.keys() for module in MODULES if module not in PACKAGES}
+    while graph:
+        free = {module for module, needs in graph.items() if not needs & graph.keys()}
+        assert free, f"in a circle, or above one: {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in free}
 
 
 @pytest.mark.parametrize("package", ["converter", "zoo", "architectures", "finetune"])
@@ -71,7 +156,7 @@ def test_importing_a_package_imports_no_torch(package: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_unpickled_or_executed(package: str) -> None:
     """torch.load only with weights_only=True; no pickle, eval, exec, extractall in any package."""
     for path in (ROOT / package).rglob("*.py"):
