@@ -40,7 +40,8 @@ class Chain(nn.Module):
             return self._up_to(x)
         if blob is None:
             raise TypeError('features(x, blob) takes a blob\'s name: features(x, "fc7"), or features("fc7") for a module')
-        return self._up_to(blob)(x)
+        result: Tensor = self._up_to(blob)(x)
+        return result
 
     def _up_to(self, blob: str) -> nn.Sequential:
         layers = list(self.named_children())
@@ -77,7 +78,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu1(self.conv1(x))
-        return x + self.relu2(self.conv2(y))
+        result: Tensor = x + self.relu2(self.conv2(y))
+        return result
 
 
 def max_pool(kernel_size: int, stride: int = 2) -> nn.MaxPool2d:

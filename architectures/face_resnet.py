@@ -118,11 +118,13 @@ class FaceResNet(FaceResNetTrunk):
 
     def embed(self, x: Tensor) -> Tensor:
         """The 512 features below the classifier: (N, 3, 112, 96) -> (N, 512)."""
-        return self.fc5_new(self.taps(x).top.flatten(1))
+        result: Tensor = self.fc5_new(self.taps(x).top.flatten(1))
+        return result
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits of what embed() gives."""
-        return self.fc8_final(features)
+        result: Tensor = self.fc8_final(features)
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.embed(x))

@@ -74,7 +74,8 @@ class MobileFaceExpression(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits from what embed() returns: (N, F) -> (N, num_classes)."""
-        return self.classifier(self.dropout(self.norm(features)))
+        result: Tensor = self.classifier(self.dropout(self.norm(features)))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.embed(x))

@@ -37,7 +37,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_proj(self.conv_dw(self.conv_sep(x)))
-        return x + y if self.residual else y
+        result: Tensor = x + y if self.residual else y
+        return result
 
 
 _BOTTLENECKS = (

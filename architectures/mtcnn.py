@@ -281,7 +281,8 @@ def move(boxes: Tensor, shift: Tensor) -> Tensor:
 
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than the threshold (intersection over union; nms.m)."""
-    return nms(_edges(boxes), scores, threshold)
+    result: Tensor = nms(_edges(boxes), scores, threshold)
+    return result
 
 
 def suppress_contained(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:

@@ -55,11 +55,13 @@ class SmallResNet(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """The averaged features below the classifier: (N, 3, H, W) -> (N, 8 × width)."""
         x = F.relu(self.bn1(self.conv1(x)))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+        return result
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits of what embed() gives."""
-        return self.classifier(self.dropout(features))
+        result: Tensor = self.classifier(self.dropout(features))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.embed(x))

@@ -62,7 +62,8 @@ class SmallVGG(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits of what embed() gives."""
-        return self.classifier(self.dropout(features))
+        result: Tensor = self.classifier(self.dropout(features))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.embed(x))

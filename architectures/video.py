@@ -45,7 +45,8 @@ class Recurrence(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(self.net, nn.LSTMCell):
-            return self.net(x)[0]
+            result: Tensor = self.net(x)[0]
+            return result
         state, outputs = None, []
         for frame in x.unbind(1):
             state = self.net(frame, state)
@@ -73,7 +74,8 @@ class OverTime(nn.Module):
         if self.weigh is None:
             return mean_over_time(x, mask)
         weights = self.weigh(x)[..., 0].float().masked_fill(~mask, -torch.inf).softmax(1)
-        return (x * weights[..., None].to(x.dtype)).sum(1)
+        result: Tensor = (x * weights[..., None].to(x.dtype)).sum(1)
+        return result
 
 
 class ClipNet(nn.Module):
@@ -91,7 +93,8 @@ class ClipNet(nn.Module):
 
     def embed(self, frames: Tensor) -> Tensor:
         """What is kept of each frame: (M, 3, H, W) -> (M, F)."""
-        return self.cnn(frames)
+        result: Tensor = self.cnn(frames)
+        return result
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
         """Logits (N, num_classes) from what embed() returns for the clips' frames: (N, T, F)."""
@@ -132,7 +135,8 @@ class VGGFaceRNN(ClipNet):
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
         mask = frame_mask(features, lengths)
-        return self.classifier(self.over_time(self.dropout(self.rnn(features)), mask))
+        result: Tensor = self.classifier(self.over_time(self.dropout(self.rnn(features)), mask))
+        return result
 
 
 class FaceResNetRNN(ClipNet):
@@ -186,7 +190,8 @@ class FaceResNetRNN(ClipNet):
         pool1b = self.rnn_pool1b(to_clips(self.fc_pool1b(pool1b), mask))
         pool3 = self.rnn_pool3(to_clips(self.fc_pool3(pool3), mask))
         fused = self.dropout(top) + self.dropout(pool1b) + self.dropout(pool3)
-        return self.classifier(self.over_time(fused, mask))
+        result: Tensor = self.classifier(self.over_time(fused, mask))
+        return result
 
 
 class FaceClipNet(ClipNet):
@@ -261,7 +266,8 @@ class FaceClipNet(ClipNet):
         parts = self.norm(features[mask]).split(self.widths, 1)
         branches = zip(parts, self.projections, self.rnns, strict=True)
         outputs = [self.dropout(rnn(to_clips(projection(part), mask))) for part, projection, rnn in branches]
-        return self.classifier(self.over_time(torch.stack(outputs).sum(0), mask))
+        result: Tensor = self.classifier(self.over_time(torch.stack(outputs).sum(0), mask))
+        return result
 
 
 def encoder_class(name: str) -> type[nn.Module]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from converter import __version__
 from converter.errors import ConversionError
@@ -95,7 +95,7 @@ def _one_paragraph(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
+def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     if options.list_layers:
         from converter.layers.document import listing
 
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace, usage: Callable[[str], Any]) -> None:
         _convert(options, prototxt, weights, shapes)
 
 
-def _told_apart(files: list[Path], usage: Callable[[str], Any]) -> tuple[Path | None, Path | None]:
+def _told_apart(files: list[Path], usage: Callable[[str], NoReturn]) -> tuple[Path | None, Path | None]:
     """Which file is the prototxt and which holds weights, by their first bytes: the order does not matter."""
     if not 1 <= len(files) <= 2:
         usage("give a prototxt, a caffemodel, or both")
@@ -136,7 +136,7 @@ def _is_binary(path: Path) -> bool:
     return b"\0" in head(path, 1 << 16) or path.suffix in (".caffemodel", ".h5", ".binaryproto")
 
 
-def _shapes(given: list[str], usage: Callable[[str], Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(given: list[str], usage: Callable[[str], NoReturn]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in given:
         name, _, dims = text.rpartition("=")

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import ConversionError
 from converter.net import CaffeNet
+
+if TYPE_CHECKING:
+    import numpy
 
 # Where OpenCV 4.14 itself is not as Caffe: held against Caffe's own outputs.
 OPENCV_DIFFERS = "InnerProduct with transpose, DetectionOutput"
@@ -73,7 +76,7 @@ def _reference() -> tuple[str, Callable[..., dict[str, Any]]]:
     raise ConversionError("--verify needs pycaffe, or OpenCV 4 (OpenCV 5 has no Caffe importer): pip install 'caffezoo[verify]'")
 
 
-def _pycaffe(net: CaffeNet, prototxt: Path, weights: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+def _pycaffe(net: CaffeNet, prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
     import caffe
 
     caffe.set_mode_cpu()
@@ -85,7 +88,7 @@ def _pycaffe(net: CaffeNet, prototxt: Path, weights: Path, inputs: dict[str, Any
     return {name: theirs.blobs[name].data.copy() for name in net.outputs}
 
 
-def _opencv(net: CaffeNet, prototxt: Path, weights: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+def _opencv(net: CaffeNet, prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
     import cv2
 
     last = {net.program.versions[top]: step.name for step in net.program.steps for top in step.tops}

@@ -24,7 +24,8 @@ def deploy_message(graph: Graph) -> bytes:
         layer.CopyFrom(spec.message)
         for name in ("include", "exclude", "phase", "blobs"):
             layer.ClearField(name)
-    return net.SerializePartialToString()
+    result: bytes = net.SerializePartialToString()
+    return result
 
 
 def _add_input(net: Any, spec: LayerSpec, inputs: dict[str, tuple[int, ...]]) -> None:

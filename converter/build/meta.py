@@ -7,7 +7,7 @@ that is not named takes torch's way. tests/converter/test_graph.py infers the sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -17,37 +17,48 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-def _sizes(x: Tensor, weight: Tensor, *geometry: Any) -> list[tuple[int, ...]]:
+def _sizes(x: Tensor, weight: Tensor, *geometry: Sequence[int]) -> list[tuple[int, ...]]:
     return list(zip(x.shape[2:], weight.shape[2:], *geometry, strict=True))
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Tensor:
     sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in _sizes(x, weight, stride, padding, dilation)]
     return _sized(x, weight, weight.shape[0], sizes, padding)
 
 
-def _conv_transpose(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, extra: Any, groups: int, dilation: Any) -> Tensor:
+def _conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    extra: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> Tensor:
     sizes = [(size - 1) * s + d * (k - 1) + 1 - 2 * p for size, k, s, p, d in _sizes(x, weight, stride, padding, dilation)]
     return _sized(x, weight, weight.shape[1] * groups, sizes, padding)
 
 
-def _sized(x: Tensor, weight: Tensor, channels: int, sizes: list[int], padding: Any) -> Tensor:
+def _sized(x: Tensor, weight: Tensor, channels: int, sizes: list[int], padding: Sequence[int]) -> Tensor:
     if min(sizes) < 1:
         raise RuntimeError(f"the kernel {tuple(weight.shape[2:])} does not fit {tuple(x.shape[2:])} with a pad of {tuple(padding)}")
     return x.new_empty(x.shape[0], channels, *sizes)
 
 
-def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
+def _first(x: Tensor, *_: object, **__: object) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.shape[-1] != weight.shape[1]:
         raise RuntimeError(f"rows of {x.shape[-1]} values do not fit a weight of {tuple(weight.shape)}")
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _broadcast(*args: Any, **_: Any) -> Tensor:
+def _broadcast(*args: object, **_: object) -> Tensor:
     tensors = [a for a in args if isinstance(a, Tensor)]
     shape: list[int] = []
     for sizes in zip_longest(*(t.shape[::-1] for t in tensors), fillvalue=1):
@@ -61,16 +72,25 @@ def _broadcast(*args: Any, **_: Any) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _cat(tensors: Any, dim: int = 0) -> Tensor:
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     shapes = {t.shape[:dim] + t.shape[dim:][1:] for t in tensors}
     if len(shapes) > 1 or len({t.dim() for t in tensors}) > 1:
         raise RuntimeError(f"shapes {', '.join(str(tuple(t.shape)) for t in tensors)} do not join along axis {dim}")
     shape = list(tensors[0].shape)
     shape[dim] = sum(t.shape[dim] for t in tensors)
-    return tensors[0].new_empty(shape)
+    result: Tensor = tensors[0].new_empty(shape)
+    return result
 
 
-def _pool2d(x: Tensor, kernel: Any, stride: Any = None, padding: Any = 0, *more: Any, ceil_mode: Any = None, **_: Any) -> Tensor:
+def _pool2d(
+    x: Tensor,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    *more: object,
+    ceil_mode: bool | None = None,
+    **_: object,
+) -> Tensor:
     if ceil_mode is None:  # the fifth argument of avg_pool2d; max_pool2d gets it by name
         ceil_mode = bool(more and more[0])
     pairs = [(value, value) if isinstance(value, int) else value for value in (kernel, stride or kernel, padding)]

@@ -43,7 +43,7 @@ class SketchedLayer:
     name: str
     bottoms: list[str]
     tops: list[str]
-    parameters: dict[str, Any]
+    parameters: dict[str, Mapping[str, object]]
     weights: list[Any] = field(default_factory=list)  # float32 arrays, in Caffe's order
 
 
@@ -78,7 +78,7 @@ class Sketch:
         bottoms: Sequence[Blob],
         shapes: Sequence[Sequence[int]],
         weights: Iterable[Tensor] = (),
-        **parameters: Any,
+        **parameters: Mapping[str, object],
     ) -> list[Blob]:
         """Add a layer; one top for each shape. `parameters` are fields of LayerParameter: pooling_param={"pool": "MAX"}."""
         name = self.name(type_.lower())
@@ -87,7 +87,9 @@ class Sketch:
         self.layers.append(SketchedLayer(type_, name, [blob.name for blob in bottoms], tops, parameters, arrays))
         return [Blob(top, tuple(shape)) for top, shape in zip(tops, shapes, strict=True)]
 
-    def one(self, type_: str, bottoms: Sequence[Blob], shape: Sequence[int], weights: Iterable[Tensor] = (), **parameters: Any) -> Blob:
+    def one(
+        self, type_: str, bottoms: Sequence[Blob], shape: Sequence[int], weights: Iterable[Tensor] = (), **parameters: Mapping[str, object]
+    ) -> Blob:
         """A layer with one top."""
         return self.layer(type_, bottoms, [shape], weights, **parameters)[0]
 
@@ -152,7 +154,7 @@ class Sketch:
         return [(layer.name, layer.type, layer.weights) for layer in self.layers]
 
 
-def _fill(message: Any, values: Mapping[str, Any]) -> None:
+def _fill(message: Any, values: Mapping[str, object]) -> None:
     message.SetInParent()
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -178,7 +178,7 @@ def _name(node: torch.fx.Node) -> str:
     return str(schema.name).rpartition("::")[2] if schema is not None else getattr(target, "__name__", str(target))
 
 
-def _value(argument: Any, values: Mapping[str, Any]) -> Any:
+def _value(argument: object, values: Mapping[str, Any]) -> Any:
     """An argument of a node with the nodes in it replaced by what they gave."""
     if isinstance(argument, torch.fx.Node):
         return values[argument.name]
@@ -212,7 +212,7 @@ def _result(net: Sketch, node: torch.fx.Node, values: Mapping[str, Any]) -> Any:
     return _called(function, net, ready, schema)
 
 
-def _called(function: Callable[..., Any], net: Sketch, given: dict[str, Any], schema: Any) -> Any:
+def _called(function: Callable[..., Any], net: Sketch, given: dict[str, object], schema: torch._C.FunctionSchema) -> Any:
     """The operator's function; an operator that gives several values finds them as a list."""
     if function.__name__ == "batch_norm":
         given["running_mean"], given["running_var"] = given.pop("running_mean", None), given.pop("running_var", None)
@@ -223,7 +223,7 @@ def _called(function: Callable[..., Any], net: Sketch, given: dict[str, Any], sc
     return found[0] if isinstance(found, list) and not several else found if isinstance(found, list) or not several else [found]
 
 
-def _varies(value: Any) -> bool:
+def _varies(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_varies, value))
     return isinstance(value, (Blob, Rearranged))

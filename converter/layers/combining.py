@@ -68,12 +68,14 @@ class Slice(CaffeModule):
         if not self.points:
             if size % self.tops:
                 raise ValueError(f"axis {self.axis} of length {size} does not divide into {self.tops} tops")
-            return x.split(size // self.tops, self.axis)
+            equal: tuple[Tensor, ...] = x.split(size // self.tops, self.axis)
+            return equal
         cuts = [0, *self.points, size]
         lengths = [b - a for a, b in pairwise(cuts)]
         if min(lengths) < 1:
             raise ValueError(f"slice points {self.points} do not ascend within axis {self.axis} of length {size}")
-        return x.split(lengths, self.axis)
+        parts: tuple[Tensor, ...] = x.split(lengths, self.axis)
+        return parts
 
 
 @layer("Slice", "slice_param")

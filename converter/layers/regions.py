@@ -45,7 +45,8 @@ class ROIPooling(CaffeModule):
         from torchvision.ops import roi_pool  # late: importing torchvision takes longer than most conversions
 
         rois = _padded(rois, self.pad_ratio) if self.pad_ratio else rois
-        return roi_pool(x, rois, self.size, self.spatial_scale)
+        result: Tensor = roi_pool(x, rois, self.size, self.spatial_scale)
+        return result
 
 
 def _pooled_size(p: Fields, x: Tensor) -> tuple[int, int]:

@@ -22,7 +22,8 @@ from converter.layers.registry import Fields, layer
 
 def _places(x: Tensor, boxes: int) -> Tensor:
     """(N, boxes * k, H, W) -> (N, H, W, boxes, k)."""
-    return x.unflatten(1, (boxes, -1)).permute(0, 3, 4, 1, 2)
+    result: Tensor = x.unflatten(1, (boxes, -1)).permute(0, 3, 4, 1, 2)
+    return result
 
 
 def _boxes(x: Tensor, sizes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from converter.errors import PrototxtError, shown
 from converter.read.schema import is_repeated
@@ -126,11 +127,11 @@ class _Reader:
             return True
         return False
 
-    def message(self, message: Any, path: tuple[str, ...], end: str) -> None:
+    def message(self, message: Message | None, path: tuple[str, ...], end: str) -> None:
         """Read fields into message (None: skip them) up to the closing mark."""
         if len(path) > MAX_DEPTH:
             raise self.fail(f"messages are nested deeper than {MAX_DEPTH}.")
-        descriptor: Descriptor | None = None if message is None else message.DESCRIPTOR
+        descriptor: Any = None if message is None else message.DESCRIPTOR  # one of two classes, by protobuf's implementation
         opened = max(self.ended - 1, 0)
         while not (self.kind == "mark" and self.token == end) and not (end == "" and self.kind == "end"):
             if self.kind == "end":
@@ -140,7 +141,7 @@ class _Reader:
         if end:
             self.advance()
 
-    def one_field(self, message: Any, descriptor: Descriptor | None, path: tuple[str, ...]) -> None:
+    def one_field(self, message: Message | None, descriptor: Descriptor | None, path: tuple[str, ...]) -> None:
         start = self.start
         name = self.token
         if self.found("["):  # an extension or an Any: no Caffe message has one, so its name is just unknown
@@ -181,7 +182,7 @@ class _Reader:
             raise self.fail(f"more than {MAX_UNKNOWN} fields that Caffe does not know; this is no Caffe net.", start)
         self.unknown.append(Unknown(path, self.line(start), value if len(value) < 80 else value[:79] + "…", text))
 
-    def values(self, message: Any, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
+    def values(self, message: Message | None, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
         """One value, or a list of them in brackets."""
         if not self.found("["):
             self.value(message, known, path)
@@ -196,7 +197,7 @@ class _Reader:
                 return
             self.expect(",", "between the values of a list")
 
-    def value(self, message: Any, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
+    def value(self, message: Message | None, known: FieldDescriptor | None, path: tuple[str, ...]) -> None:
         start = self.start
         end = {"{": "}", "<": ">"}.get(self.token) if self.kind == "mark" else None
         if end:
@@ -225,7 +226,7 @@ class _Reader:
             else:
                 setattr(message, known.name, value)
 
-    def child(self, message: Any, known: FieldDescriptor, path: tuple[str, ...], start: int, end: str) -> None:
+    def child(self, message: Message | None, known: FieldDescriptor, path: tuple[str, ...], start: int, end: str) -> None:
         held = getattr(message, known.name)
         if is_repeated(known):
             child = held.add()

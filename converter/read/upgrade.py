@@ -102,11 +102,13 @@ class LayerSpec:
 
     @property
     def name(self) -> str:
-        return self.message.name
+        result: str = self.message.name
+        return result
 
     @property
     def type(self) -> str:
-        return self.message.type
+        result: str = self.message.type
+        return result
 
     def __str__(self) -> str:
         at = f" (line {self.line})" if self.line else ""

@@ -22,4 +22,5 @@ def face_crop(image: np.ndarray, face: Face, crop: Crop, size: tuple[int, int]) 
     left, top = (int(np.floor(each)) for each in (face.box[:2] + extent / 2) - side / 2)
     rows = np.arange(top, top + side).clip(0, image.shape[0] - 1)
     columns = np.arange(left, left + side).clip(0, image.shape[1] - 1)
-    return image[rows[:, None], columns]
+    result: np.ndarray = image[rows[:, None], columns]
+    return result

@@ -46,7 +46,8 @@ class FaceModel:
 
     def input(self, crop: np.ndarray) -> Tensor:
         """What the net takes of a crop (h, w, 3) uint8 RGB of any size."""
-        return self.net.preprocess(crop)
+        result: Tensor = self.net.preprocess(crop)
+        return result
 
     def probabilities(self, inputs: Sequence[Tensor], batch: int) -> np.ndarray:
         """(n, K) float32 for n inputs, `batch` at a time."""
@@ -61,7 +62,8 @@ class FaceModel:
 
 
 def _outputs(net: Any, inputs: Tensor) -> Tensor:
-    return net(inputs).flatten(1)
+    result: Tensor = net(inputs).flatten(1)
+    return result
 
 
 def load_model(name: str, device: str, margin: float | None = None) -> FaceModel:

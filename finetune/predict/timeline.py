@@ -171,7 +171,8 @@ def stacked(values: np.ndarray, height: int, known: Sequence[Colour]) -> np.ndar
     index = (level[:, None, None] > edges[None]).sum(2).clip(max=values.shape[1] - 1)
     picture = np.array(known, np.uint8)[index]
     picture[:, np.isnan(values).any(1)] = EMPTY
-    return picture
+    result: np.ndarray = picture
+    return result
 
 
 def tick_step(span: float) -> float:

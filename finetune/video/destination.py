@@ -46,7 +46,8 @@ def write_record(dst: Path, job: Video, **fields: object) -> None:
 
 def settings_of(options: Options, detector: Callable[..., object]) -> dict[str, Any]:
     """As they come back from json."""
-    return json.loads(json.dumps({**dataclasses.asdict(options), "detector": detector.__name__}))
+    result: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(options), "detector": detector.__name__}))
+    return result
 
 
 def remembered(dst: Path, job: Video, wanted: Mapping[str, object]) -> Outcome | None:

@@ -31,7 +31,8 @@ class Face(NamedTuple):
 
     @property
     def middle(self) -> np.ndarray:
-        return (self.box[:2] + self.box[2:]) / 2
+        result: np.ndarray = (self.box[:2] + self.box[2:]) / 2
+        return result
 
     @property
     def side(self) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from converter.export.operators.registry import (
     eltwise,
     operator,
@@ -100,10 +98,10 @@ def hardswish(net: Sketch, self: Blob) -> Blob:
 
 
 @operator("softmax", "_softmax")
-def softmax(net: Sketch, self: Blob, dim: int, *_: Any, **__: Any) -> Blob:
+def softmax(net: Sketch, self: Blob, dim: int, *_: object, **__: object) -> Blob:
     return net.one("Softmax", [self], self.shape, softmax_param={"axis": dim % len(self.shape)})
 
 
 @operator("log_softmax", "_log_softmax")
-def log_softmax(net: Sketch, self: Blob, dim: int, *_: Any, **__: Any) -> Blob:
+def log_softmax(net: Sketch, self: Blob, dim: int, *_: object, **__: object) -> Blob:
     return log(net, softmax(net, self, dim))

@@ -23,7 +23,7 @@ def dropout(net: Sketch, input: Blob, p: float = 0.5, train: bool = False) -> Bl
 
 
 @operator("_to_copy", "to", "contiguous", "detach", "lift_fresh_copy", "alias")
-def same(net: Sketch, self: Blob, *_: Any, **__: Any) -> Blob:
+def same(net: Sketch, self: Blob, *_: object, **__: object) -> Blob:
     return self
 
 

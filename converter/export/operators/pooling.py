@@ -139,12 +139,12 @@ def _averaged(net: Sketch, mode: str, x: Blob, wanted: Sequence[int]) -> Blob:
 
 
 @operator("mean")
-def mean(net: Sketch, self: Blob, dim: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Blob | Rearranged:
+def mean(net: Sketch, self: Blob, dim: Sequence[int] | None = None, keepdim: bool = False, **_: object) -> Blob | Rearranged:
     return _reduced(net, self, dim, keepdim, "MEAN")
 
 
 @operator("sum")
-def sum_(net: Sketch, self: Blob, dim: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Blob | Rearranged:
+def sum_(net: Sketch, self: Blob, dim: Sequence[int] | None = None, keepdim: bool = False, **_: object) -> Blob | Rearranged:
     return _reduced(net, self, dim, keepdim, "SUM")
 
 

@@ -53,9 +53,9 @@ def batch_norm(
     bias: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    *rest: Any,
+    *rest: object,
     eps: float = 1e-5,
-    **_: Any,
+    **_: object,
 ) -> list[Blob]:
     if running_mean is None or running_var is None:
         raise NoCaffeForm("this BatchNorm keeps no statistics (track_running_stats=False): its result depends on the batch")
@@ -87,7 +87,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     group: int = 0,
-    **_: Any,
+    **_: object,
 ) -> list[Blob]:
     return [affine(net, _standardized(net, input, num_groups or group, eps), 1, weight, bias)]
 
@@ -102,7 +102,7 @@ def instance_norm(
     running_var: Tensor | None = None,
     use_input_stats: bool = True,
     eps: float = 1e-5,
-    **_: Any,
+    **_: object,
 ) -> Blob:
     if not use_input_stats:
         return batch_norm(net, input, weight, bias, running_mean, running_var, eps=eps)[0]
@@ -117,7 +117,7 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    **_: Any,
+    **_: object,
 ) -> list[Blob]:
     size = prod(normalized_shape)
     axis = len(input.shape) - len(normalized_shape)
@@ -134,7 +134,7 @@ def prelu(net: Sketch, self: Blob, weight: Tensor) -> Blob:
 
 
 @operator("embedding")
-def embedding(net: Sketch, weight: Tensor, indices: Blob, *_: Any, **__: Any) -> Blob:
+def embedding(net: Sketch, weight: Tensor, indices: Blob, *_: object, **__: object) -> Blob:
     held(weight, "the table")
     parameters = {"num_output": weight.shape[1], "input_dim": weight.shape[0], "bias_term": False}
     return net.one("Embed", [indices], [*indices.shape, weight.shape[1]], [weight], embed_param=parameters)
