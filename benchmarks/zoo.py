@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo" / "helpers")]
 
 WAYS = {
     "zoo.add: copies, hashes": "add",
