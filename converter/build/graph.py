@@ -173,7 +173,7 @@ class _Builder:
                 self.layer(spec)
         if self.unshaped:
             raise GraphError(self.asking())
-        strange = [name for name in self.given if name not in self.inputs and name not in self.pruned.cut]
+        strange = [name for name in self.given if name not in self.inputs and name not in self.pruned.cut | self.pruned.unused]
         if strange:
             near = [hit for name in strange for hit in difflib.get_close_matches(name, self.names, 1)]
             hint = f" Did you mean {', '.join(map(shown, near))}?" if near else ""

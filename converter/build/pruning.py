@@ -64,7 +64,7 @@ class _Pruning:
 
     def add(self, spec: LayerSpec) -> None:
         kind = None if is_variant(spec) else find_type(spec)
-        node = _Node(spec, kind, LOSS if kind is not None and kind.is_loss else purpose(spec))
+        node = _Node(spec, kind, SAMPLING if is_variant(spec) else LOSS if kind is not None and kind.is_loss else purpose(spec))
         for bottom in spec.message.bottom:
             version = self.versions[bottom][-1] if bottom in self.versions else None
             node.reads.append(version)
@@ -76,7 +76,7 @@ class _Pruning:
             self.makers.append(node)
             self.versions[top].append(version)
             node.writes.append(version)
-            if (node.is_data and i > 0) or of_labels or node.purpose == SAMPLING:
+            if (node.is_data and i > 0) or of_labels or node.purpose is not None:
                 self.labels.add(version)
         self.nodes.append(node)
 

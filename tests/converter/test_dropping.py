@@ -105,6 +105,15 @@ def test_the_prototxt_of_a_pruned_net_converts_to_the_same_net() -> None:
     assert not again.notes
 
 
+def test_the_loss_of_each_place_goes_with_the_choice_of_samples_that_it_is_for() -> None:
+    """R-FCN with OHEM: a third top of SoftmaxWithLoss, summed with another loss, chooses the labels of the real one."""
+    text = X + LABEL + FC + lay("each", "SoftmaxWithLoss", "fc label", "l p each") + lay("other", "SmoothL1LossOHEM", "fc label", "m more")
+    text += lay("sum", "Eltwise", "each more", "sum") + lay("ohem", "BoxAnnotatorOHEM", "sum label", "labels")
+    text += lay("loss", "SoftmaxWithLoss", "fc labels", "loss") + lay("quiet", "Silence", "l p m", "")
+    graph = graph_of(text)
+    assert (list(graph.inputs), graph.outputs, [step.name for step in graph.steps]) == (["x"], ("fc",), ["fc"])
+
+
 def test_long_chains_of_losses_take_no_time() -> None:
     text = X + "".join(lay(f"l{i}", "EuclideanLoss" if i % 2 else "OddLoss", f"b{i}" if i else "x", f"b{i + 1}") for i in range(2000))
     text += lay("y", "ReLU", "x", "y")

@@ -73,6 +73,11 @@ def test_any_blob_may_be_an_input_and_what_only_makes_it_is_cut() -> None:
     assert any("'a'" in note and "'b'" in note and "cut" in note for note in graph.notes)
 
 
+def test_the_shape_of_an_input_that_is_cut_off_may_still_be_given() -> None:
+    graph = graph_of(CHAIN, input_shapes={"x": (5, 4), "b": (5, 4), "d": (1,)})
+    assert graph.inputs == {"b": (5, 4)}
+
+
 def test_a_cut_net_needs_no_layer_that_nobody_can_compute() -> None:
     text = X + lay("a", "Python", "x", "a", 'python_param { module: "m" layer: "L" }') + lay("b", "ReLU", "a", "b")
     with pytest.raises(GraphError, match=r"shape of the input 'a'; give it: --input-shape a=1,3,224,224.*cut.*m\.L"):
