@@ -103,10 +103,15 @@ class Outlet:
         counts = self.counts
         parts = [f"{counts[name]} {name}" for name in ("with faces", "without a face", "unreadable") if counts[name]]
         parts += [f"{counts['whole']} read as a whole"] if counts["whole"] else []
-        files = f"{counts['files']} file{'' if counts['files'] == 1 else 's'}: {', '.join(parts) or 'nothing'}"
         frames = f" in {counts['looks']:,} pictures and frames" if counts["looks"] != counts["files"] else ""
-        left = f"; {others} other files left out" if others else ""
-        return f"{files}; {counts['faces']:,} faces{frames}{left}; {seconds:.1f} s"
+        found = [] if counts["whole"] == counts["files"] else [f"{_count(counts['faces'], 'face')}{frames}"]
+        left = [f"{_count(others, 'other file')} left out"] if others else []
+        files = f"{_count(counts['files'], 'file')}: {', '.join(parts) or 'nothing'}"
+        return "; ".join([files, *found, *left, f"{seconds:.1f} s"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:

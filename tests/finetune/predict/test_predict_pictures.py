@@ -79,7 +79,7 @@ def test_a_mixed_folder_gives_a_row_a_face_and_a_row_where_there_is_none(
     assert [row["time_s"] + row["track_id"] for row in rows] == [""] * 5
     assert np.allclose([float(rows[3][name]) for name in COLUMNS[-3:]], probabilities(GREEN), atol=1e-4)
     printed, noted = capsys.readouterr()
-    assert "4 files: 2 with faces, 1 without a face, 1 unreadable; 3 faces; 1 other files left out" in printed
+    assert "4 files: 2 with faces, 1 without a face, 1 unreadable; 3 faces; 1 other file left out" in printed
     assert noted.count("not feelings") == 1
 
 
