@@ -13,17 +13,25 @@ from converter.layers.module import CaffeModule
 from converter.layers.registry import ENGINE, Fields, layer
 
 
-def _pair(p: Fields, name: str, default: int | None) -> tuple[int, int] | None:
-    """name: kernel_size, stride or pad; or name_h and name_w together."""
+def _sizes(p: Fields, name: str, axes: int, default: int | None) -> tuple[int, ...] | None:
+    """kernel_size, stride or pad of the spatial axes: one for all or one each; or name_h and name_w together."""
     short = {"kernel_size": "kernel"}.get(name, name)
+    values: tuple[int, ...] = getattr(p, name)
     both = (p.has(f"{short}_h"), p.has(f"{short}_w"))
     if any(both):
-        if not all(both) or p.has(name):
+        if not all(both) or values or axes != 2:
             raise ValueError(f"{name}, or {short}_h and {short}_w together: not both, and not one alone")
         return getattr(p, f"{short}_h"), getattr(p, f"{short}_w")
-    if not p.has(name):
-        return None if default is None else (default, default)
-    return getattr(p, name), getattr(p, name)
+    if not values:
+        return None if default is None else (default,) * axes
+    if len(values) not in (1, axes):
+        raise ValueError(f"{name} has {len(values)} values for {axes} spatial axes")
+    return values * axes if len(values) == 1 else values
+
+
+def _pair(p: Fields, name: str, default: int | None) -> tuple[int, int] | None:
+    found = _sizes(p, name, 2, default)
+    return None if found is None else (found[0], found[1])
 
 
 FLT_MAX = torch.finfo(torch.float32).max
@@ -98,6 +106,38 @@ class Pool2d(CaffeModule):
         return (at < size + pad if self.count_include_pad else (at >= 0) & (at < size)).sum(1)
 
 
+class Pool3d(CaffeModule):
+    """MAX or AVE over windows of (N, C, L, H, W) -> (N, C, L', H', W').
+
+    C3D (`ceil_mode`): windows round up and the last one may begin behind the volume, where MAX is -FLT_MAX; an average
+    divides by the window's part inside the padded volume (pool3d_layer.cpp). R-C3D (not `ceil_mode`): whole windows.
+    """
+
+    def __init__(
+        self, mode: str, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int] = (0, 0, 0), ceil_mode: bool = True
+    ):
+        super().__init__()
+        self.mode, self.kernel_size, self.stride = mode, tuple(kernel_size), tuple(stride)
+        self.padding, self.ceil_mode = tuple(padding), ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, kernel, stride, pad = x.shape[2:], self.kernel_size, self.stride, self.padding
+        room = [size[i] + 2 * pad[i] - kernel[i] for i in range(3)]
+        if min(room) < 0:
+            raise ValueError(f"the {'x'.join(map(str, kernel))} window is larger than the {'x'.join(map(str, size))} volume")
+        n = [(-(-room[i] // stride[i]) if self.ceil_mode else room[i] // stride[i]) + 1 for i in range(3)]
+        after = [max((n[i] - 1) * stride[i] + kernel[i] - size[i] - pad[i], 0) for i in range(3)]
+        border = [width for i in (2, 1, 0) for width in (pad[i], after[i])]
+        if self.mode == "MAX":
+            return F.max_pool3d(F.pad(x, border, value=-FLT_MAX), kernel, stride)[..., : n[0], : n[1], : n[2]]
+        y = F.avg_pool3d(F.pad(x, border), kernel, stride, divisor_override=1)[..., : n[0], : n[1], : n[2]]
+        for i in range(3):
+            start = torch.arange(n[i], device=x.device) * stride[i] - pad[i]
+            length = (start + kernel[i]).clamp(max=size[i] + pad[i]) - start
+            y = y / length.to(x.dtype).reshape(-1, *[1] * (2 - i))
+        return y
+
+
 def _dilation(p: Fields) -> tuple[int, int]:
     """dilation, or kstride, as naibaf7 called it before: one value, or height and width."""
     values: tuple[int, ...] = p.dilation
@@ -115,9 +155,11 @@ def _dilation(p: Fields) -> tuple[int, int]:
     "pooling_param",
     ignored=ENGINE,
     origin="BVLC; ceil_mode of several forks, naibaf7's dilation, Intel's avg_include_pad",
-    refuses="other than four axes (N, C, H, W)",
+    refuses="other than four axes (N, C, H, W), but for plain MAX and AVE over (N, C, L, H, W)",
 )
 def pooling(p: Fields, x: Tensor) -> nn.Module:
+    if x.dim() == 5:
+        return _over_volumes(p)
     if x.dim() != 4:
         raise ValueError("Pooling takes four axes (N, C, H, W)")
     kernel, stride, pad = _pair(p, "kernel_size", None), _pair(p, "stride", 1), _pair(p, "pad", 0)
@@ -143,6 +185,16 @@ def pooling(p: Fields, x: Tensor) -> nn.Module:
     if as_torch and mode == "AVE":
         return nn.AvgPool2d(kernel, stride, pad, ceil_mode=ceil_mode, count_include_pad=include_pad)
     return Pool2d(mode, kernel, stride, pad, ceil_mode, mask, dilation, include_pad)
+
+
+def _over_volumes(p: Fields) -> nn.Module:
+    """naibaf7's, and video-caffe's in R-C3D: as for images, and without a pad no window is clipped."""
+    kernel, stride, pad = _sizes(p, "kernel_size", 3, None), _sizes(p, "stride", 3, 1), _sizes(p, "pad", 3, 0)
+    if p.pool == "STOCHASTIC" or p.tops > 1 or any(pad or ()) or set(p.dilation + p.kstride) - {1} or p.global_pooling:
+        raise UnsupportedError("over volumes (N, C, L, H, W) we compute MAX and AVE pooling without pad, dilation, mask and global_pooling")
+    if kernel is None or stride is None or min(kernel + stride) < 1:
+        raise ValueError("a kernel_size and a stride of at least 1 are needed")
+    return Pool3d(p.pool, kernel, stride, ceil_mode=p.round_mode == "CEIL" and p.ceil_mode)
 
 
 @layer("PoolingSK", "pooling_param", ignored=ENGINE, origin="naibaf7", refuses="a pad, as pooling_sk_layer.cpp does")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
-from converter.layers.module import CaffeModule
-from converter.layers.pooling import FLT_MAX
+from converter.layers.pooling import Pool3d
 from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
 _IGNORED = {
@@ -77,40 +72,8 @@ def deconvolution3d_v1(p: Fields, x: Tensor) -> Layer:
     return _convolution3d(p, x, transposed=True)
 
 
-class Pool3d(CaffeModule):
-    """MAX or AVE over windows of (N, C, L, H, W) -> (N, C, L', H', W').
-
-    C3D (`ceil_mode`): windows round up and the last one may begin behind the volume, where MAX is -FLT_MAX; an average
-    divides by the window's part inside the padded volume (pool3d_layer.cpp). R-C3D (not `ceil_mode`): whole windows.
-    """
-
-    def __init__(
-        self, mode: str, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int] = (0, 0, 0), ceil_mode: bool = True
-    ):
-        super().__init__()
-        self.mode, self.kernel_size, self.stride = mode, tuple(kernel_size), tuple(stride)
-        self.padding, self.ceil_mode = tuple(padding), ceil_mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        size, kernel, stride, pad = x.shape[2:], self.kernel_size, self.stride, self.padding
-        room = [size[i] + 2 * pad[i] - kernel[i] for i in range(3)]
-        if min(room) < 0:
-            raise ValueError(f"the {'x'.join(map(str, kernel))} window is larger than the {'x'.join(map(str, size))} volume")
-        n = [(-(-room[i] // stride[i]) if self.ceil_mode else room[i] // stride[i]) + 1 for i in range(3)]
-        after = [max((n[i] - 1) * stride[i] + kernel[i] - size[i] - pad[i], 0) for i in range(3)]
-        border = [width for i in (2, 1, 0) for width in (pad[i], after[i])]
-        if self.mode == "MAX":
-            return F.max_pool3d(F.pad(x, border, value=-FLT_MAX), kernel, stride)[..., : n[0], : n[1], : n[2]]
-        y = F.avg_pool3d(F.pad(x, border), kernel, stride, divisor_override=1)[..., : n[0], : n[1], : n[2]]
-        for i in range(3):
-            start = torch.arange(n[i], device=x.device) * stride[i] - pad[i]
-            length = (start + kernel[i]).clamp(max=size[i] + pad[i]) - start
-            y = y / length.to(x.dtype).reshape(-1, *[1] * (2 - i))
-        return y
-
-
 def _pooling3d(p: Fields, x: Tensor) -> nn.Module:
-    kernel, stride, pad = p.kernel_size, p.stride, p.pad
+    kernel, stride, pad = (_one(p, name) for name in ("kernel_size", "stride", "pad"))
     if p.pool == "STOCHASTIC" or (pad and p.pool != "AVE"):
         raise UnsupportedError(f"C3D's code has no {p.pool} pooling{' with a pad' if pad else ''} (pool3d_layer.cpp)")
     if x.dim() != 5 or min(kernel, p.kernel_depth, stride, p.temporal_stride) < 1:

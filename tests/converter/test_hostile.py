@@ -242,7 +242,7 @@ def embedded() -> bytes:
     relu = net.layer.add(name="relu", type="ReLU", bottom=["conv"], top=["conv"])
     relu.relu_param.negative_slope = 0.25
     pool = net.layer.add(name="pool", type="Pooling", bottom=["conv"], top=["pool"])
-    pool.pooling_param.kernel_size, pool.pooling_param.stride = 2, 2
+    pool.pooling_param.kernel_size[:], pool.pooling_param.stride[:] = [2], [2]
     fc = net.layer.add(name="fc", type="InnerProduct", bottom=["pool"], top=["fc"])
     fc.inner_product_param.num_output = 1
     for one, arrays in ((conv, ARRAYS["conv"]), (fc, [ARRAYS["fc"][0][:, :8], ARRAYS["fc"][1]])):

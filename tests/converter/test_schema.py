@@ -59,7 +59,7 @@ FACTS: list[tuple[str, str, int, Any]] = [
     ("LRNParameter", "local_size", 1, 5),
     ("MVNParameter", "eps", 3, 1e-9),
     ("PoolingParameter", "round_mode", 13, 0),
-    ("PoolingParameter", "stride", 3, 1),
+    ("PoolingParameter", "stride", 3, None),
     ("InnerProductParameter", "transpose", 6, False),
     ("LossParameter", "normalization", 3, 1),
     ("LossParameter", "normalize", 2, False),

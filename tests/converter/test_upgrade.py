@@ -52,8 +52,8 @@ V0_LAYERS: list[tuple[str, str, dict[str, Any]]] = [
         "num_output: 4 biasterm: false weight_filler { type: 'xavier' } bias_filler { value: 1 }",
         {"inner_product_param": {"num_output": 4, "bias_term": False, "weight_filler": {"type": "xavier"}, "bias_filler": {"value": 1}}},
     ),
-    ("pool", "pool: AVE kernelsize: 3 stride: 2 pad: 1", {"pooling_param": {"pool": 1, "kernel_size": 3, "stride": 2, "pad": 1}}),
-    ("pool", "pool: STOCHASTIC kernelsize: 2", {"pooling_param": {"pool": 2, "kernel_size": 2}}),
+    ("pool", "pool: AVE kernelsize: 3 stride: 2 pad: 1", {"pooling_param": {"pool": 1, "kernel_size": [3], "stride": [2], "pad": [1]}}),
+    ("pool", "pool: STOCHASTIC kernelsize: 2", {"pooling_param": {"pool": 2, "kernel_size": [2]}}),
     ("dropout", "dropout_ratio: 0.25", {"dropout_param": {"dropout_ratio": 0.25}}),
     ("lrn", "local_size: 3 alpha: 0.5 beta: 0.25 k: 2", {"lrn_param": {"local_size": 3, "alpha": 0.5, "beta": 0.25, "k": 2}}),
     ("concat", "concat_dim: 0", {"concat_param": {"concat_dim": 0}}),
@@ -146,8 +146,8 @@ PAD = "name: 'p' type: 'padding'"
         ("pad: 2", "type: 'conv' kernelsize: 3 pad: 7", "convolution_param", [2]),
         ("pad: 2 pad: 3", "type: 'conv'", "convolution_param", [3]),
         ("", "type: 'conv'", "convolution_param", [0]),
-        ("pad: 2", "type: 'pool' kernelsize: 3", "pooling_param", 2),
-        ("pad: 2", "type: 'pool' pad: 1", "pooling_param", 2),
+        ("pad: 2", "type: 'pool' kernelsize: 3", "pooling_param", [2]),
+        ("pad: 2", "type: 'pool' pad: 1", "pooling_param", [2]),
     ],
 )
 def test_a_v0_padding_layer_is_merged_into_its_reader(pads: str, reader: str, param: str, merged: Any) -> None:

@@ -107,6 +107,25 @@ def test_spatial_pyramid_pooling_joins_max_poolings_of_about_each_bin(tmp_path: 
     close(net(x), numpy.concatenate(levels, 1)[..., None, None])
 
 
+def test_pooling_may_have_a_size_for_each_axis(tmp_path: Path) -> None:
+    x = draw(1, 2, 7, 8)
+    fields = "kernel_size: 2 kernel_size: 3 stride: 2 stride: 1 pad: 1 pad: 0"
+    net = net_of(tmp_path, f'type: "Pooling" pooling_param {{ pool: MAX {fields} }}', x.shape)
+    close(net(x), pooled(x.numpy(), "MAX", (2, 3), (2, 1), (1, 0)))
+    with pytest.raises(ConversionError, match="kernel_size has 3 values for 2 spatial axes"):
+        net_of(tmp_path, 'type: "Pooling" pooling_param { kernel_size: 1 kernel_size: 2 kernel_size: 2 }', x.shape)
+
+
+@pytest.mark.parametrize("mode", ["MAX", "AVE"])
+def test_pooling_goes_over_volumes_too(mode: str, tmp_path: Path) -> None:
+    x = draw(1, 2, 5, 7, 8)
+    fields = "kernel_size: 1 kernel_size: 2 kernel_size: 3 stride: 1 stride: 2 stride: 2"
+    net = net_of(tmp_path, f'type: "Pooling" pooling_param {{ pool: {mode} {fields} }}', x.shape)
+    close(net(x), pooled(x.numpy(), mode, (1, 2, 3), (1, 2, 2), (0, 0, 0)))
+    with pytest.raises(ConversionError, match="without pad, dilation"):
+        net_of(tmp_path, f'type: "Pooling" pooling_param {{ pool: {mode} kernel_size: 2 pad: 1 }}', x.shape)
+
+
 # ---------------------------------------------------------------------------------------------------------- volumes
 
 

@@ -65,7 +65,7 @@ def hw(**numbers: Sequence[int]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (h, w) in numbers.items():
         short = {"kernel_size": "kernel"}.get(name, name)
-        found |= {name: h} if h == w else {f"{short}_h": h, f"{short}_w": w}
+        found |= {name: [h]} if h == w else {f"{short}_h": h, f"{short}_w": w}
     return found
 
 
