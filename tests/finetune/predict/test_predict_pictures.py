@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from coloured_run import COLOURS, LABELS, SQUARES, probabilities, write_run
 from marked_videos import picture
 from PIL import Image
+from safetensors.torch import save
 
+import architectures
 import zoo
 from finetune.predict import detect, sources
 from finetune.predict.__main__ import main, parser
 from finetune.predict.rows import FIXED
+from finetune.train.augment import view
 from zoo.cards import registry
 from zoo.cards.record import Card, Checksum, Crop, File, Network, Terms
 
@@ -100,6 +104,29 @@ def test_crops_of_data_sets_are_not_searched(run: str, tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "rows.csv")
     assert (row["status"], row["label"], row["box_x"], row["face"]) == ("whole_image", "happy", "", "")
     assert np.allclose([float(row[name]) for name in COLUMNS[-3:]], probabilities(GREEN), atol=1e-4)
+
+
+def test_grey_crops_give_what_training_s_own_view_of_them_gives(run: str, tmp_path: Path) -> None:
+    """Against the logits of the recipes' resampling (augment.view), which is what a run's accuracy was measured with."""
+    torch.manual_seed(0)
+    state = architectures.SmallVGG(3, widths=(4, 6)).state_dict()
+    body = save({key: value.contiguous() for key, value in state.items()})
+    spec = {"size": [44, 44], "channels": "GRAY", "mean": [127.5], "scale": 1 / 64, "resize": [48, 48]}
+    grey = write_run(
+        tmp_path / "grey", architecture="SmallVGG", arguments={"num_classes": 3, "widths": [4, 6]}, preprocess=spec,
+        sha256=hashlib.sha256(body).hexdigest(),
+    )  # fmt: skip
+    (grey / "best.safetensors").write_bytes(body)
+    faces = np.random.default_rng(0).integers(0, 256, (5, 48, 48), np.uint8)
+    (tmp_path / "faces").mkdir()
+    for number, face in enumerate(faces):
+        Image.fromarray(face).save(tmp_path / "faces" / f"{number}.png")
+    main([str(grey), str(tmp_path / "faces"), "--no-detect", "-o", str(tmp_path / "rows.csv")])
+    found = [[float(row[name]) for name in COLUMNS[-3:]] for row in rows_of(tmp_path / "rows.csv")]
+    model: Any = zoo.load(grey)
+    with torch.inference_mode():
+        wanted = model(view(torch.from_numpy(faces), model.card.preprocess)).softmax(1)
+    assert np.allclose(found, wanted.numpy(), atol=2e-5)
 
 
 def test_the_box_is_in_the_picture_as_people_see_it(run: str, tmp_path: Path) -> None:
