@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from converter import __version__
-from converter.errors import ConversionError
+from converter.errors import ConversionError, printable
 from converter.files import head
 
 _EXAMPLES = """\
@@ -90,7 +90,6 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _one_paragraph(text: str) -> str:
-    from converter.table import printable
 
     return printable(" ".join(text.split()))
 
@@ -195,8 +194,6 @@ def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: 
     if options.json and options.output is None:
         print(json.dumps({"verified": [vars(c) | {"equal": c.equal} for c in compared]}))
     elif not options.quiet:
-        from converter.table import printable
-
         for c in compared:
             said = "as in" if c.equal else "NOT as in"
             print(f"{printable(c.blob)}: {said} {c.reference}; the largest difference is {c.difference:.1e} of the largest value")
@@ -211,8 +208,6 @@ def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: 
 
 def _notes(notes: list[str], options: argparse.Namespace) -> None:
     if not options.quiet and not options.json:
-        from converter.table import printable
-
         for note in notes:
             print(f"note: {printable(note)}", file=sys.stderr)
 

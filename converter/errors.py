@@ -47,6 +47,11 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def printable(text: object, keep: str = "") -> str:
+    """A text for the terminal: control characters, which could move the cursor or hide text, as escapes; those of `keep` as they are."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
 def some(items: list[str], limit: int = 12) -> str:
     """Join the first items; say how many more there are."""
     more = f" … and {len(items) - limit} more" if len(items) > limit else ""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from converter.errors import printable
 from converter.read.caffemodel import Weights
 
 if TYPE_CHECKING:
@@ -117,11 +118,6 @@ def _count(n: int) -> str:
 
 def _shape(shape: list[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def printable(text: str) -> str:
-    """A name from a file, fit for a terminal: control characters are written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from finetune import renamed
 from finetune.errors import FinetuneError, Stopped
 from finetune.overrides import changed, parse_settings
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
 
 
 class Recipe(Protocol):
@@ -102,18 +102,13 @@ def exit_status_of(work: Callable[[], object]) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except (FinetuneError, ZooError) as error:
-            print(printable(f"error: {error}"), file=sys.stderr)
+            print(printable(f"error: {error}", "\n"), file=sys.stderr)
             return 1
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            print(printable(f"error: {where}{error.strerror or error}"), file=sys.stderr)
+            print(printable(f"error: {where}{error.strerror or error}", "\n"), file=sys.stderr)
             return 1
     return 0
-
-
-def printable(text: str) -> str:
-    """Without the control characters that a stranger's file may send to a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def leave_group() -> None:

@@ -19,7 +19,7 @@ from typing import TypedDict
 import torch
 
 from finetune import renamed
-from finetune.command import exit_status_of, printable
+from finetune.command import exit_status_of
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER, check_classes
 from finetune.runs.metrics import (
@@ -33,6 +33,7 @@ from finetune.runs.metrics import (
     score_table,
     unit_of,
 )
+from zoo.errors import printable
 
 __all__ = ["averaged", "check_alike", "main"]
 
@@ -258,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         members, split = read_members(options.runs, options.split)
         found = summary(members, split)
         try:
-            print(json.dumps(found, indent=1) if options.json else printable(as_text(found, members)), flush=True)
+            print(json.dumps(found, indent=1) if options.json else printable(as_text(found, members), "\n"), flush=True)
         except BrokenPipeError:  # ... | head
             sys.stderr.close()
 

@@ -19,9 +19,9 @@ from typing import Any
 from finetune.errors import FinetuneError
 from finetune.video import faces
 from finetune.video.prepare import prepare
-from finetune.video.records import STATUSES, Options, Outcome, UsageError, Video, shown
+from finetune.video.records import STATUSES, Options, Outcome, UsageError, Video
 from finetune.video.sources import find_videos
-from zoo import ZooError
+from zoo.errors import ZooError, printable
 
 FEW = 5  # names in the summary
 
@@ -84,7 +84,7 @@ def summary(results: Sequence[tuple[Video, Outcome]], dst: Path, options: Option
     speed = f"; {frames:,} frames read in {seconds:.0f} s, {frames / seconds:.1f} frames/s" if frames else ""
     lines.append(f"{images:,} faces of {size} (height×width) in {dst}{speed}")
     for status in STATUSES[1:]:
-        names = [(shown(job.name), shown(outcome.message)) for job, outcome in results if outcome.status == status]
+        names = [(printable(job.name), printable(outcome.message)) for job, outcome in results if outcome.status == status]
         lines += [f"  {status}: {name}" + (f": {message}" if message else "") for name, message in names[:FEW]]
         if len(names) > FEW:
             lines.append(f"  {status}: and {len(names) - FEW} more")

@@ -41,6 +41,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     },
     "zoo": {
         "errors": set(),
+        "preprocess": set(),
         "cards": {"errors"},
         "disk": {"errors"},
         "pictures": {"errors"},

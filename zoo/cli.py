@@ -19,10 +19,9 @@ from converter import __version__
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
-from zoo.errors import PictureError, ZooError
+from zoo.errors import PictureError, ZooError, printable
 from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
-from zoo.pictures import printable
 
 
 class Terminated(KeyboardInterrupt):

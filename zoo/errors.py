@@ -14,6 +14,8 @@ ZooError
 └── SaveError       the model has no Caffe form, or its files cannot be written
 """
 
+from converter.errors import printable as printable  # zoo and finetune print strangers' names with it
+
 
 class ZooError(Exception):
     """Base of everything the zoo raises on purpose; its text says what to do next."""

@@ -24,11 +24,6 @@ MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
 BROKEN = (ArithmeticError, EOFError, LookupError, MemoryError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
-def printable(text: object) -> str:
-    """A file's name, or what a file made a library say, for the terminal: one line, no control characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
-
-
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """The first picture of the file as (H, W, 3) uint8, RGB in 0..255.
 

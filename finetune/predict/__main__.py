@@ -16,7 +16,7 @@ from finetune.errors import FinetuneError
 from finetune.extras import to_install
 from finetune.predict.sources import End, Look
 from finetune.predict.timeline import clock
-from zoo.pictures import printable
+from zoo.errors import printable
 
 LONGEST = 1280  # pixels of the longer side of what is searched for faces
 EXPRESSION_NOTE = (

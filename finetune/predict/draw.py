@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetune.labels import canonical
-from zoo.pictures import printable
+from zoo.errors import printable
 
 Colour = tuple[int, int, int]
 # Okabe and Ito's palette, which colour-blind people can tell apart.

@@ -17,7 +17,7 @@ from finetune.predict.pipeline import Answer
 from finetune.predict.rows import Row, Sink, Table
 from finetune.predict.sources import End, Source
 from finetune.predict.timeline import Recent, Timeline, clock
-from zoo.pictures import printable
+from zoo.errors import printable
 
 STRIP = 0.12  # of a frame's height: the last seconds below it
 LOSSY = frozenset({".jpg", ".jpeg"})

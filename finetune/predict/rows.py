@@ -16,7 +16,7 @@ import numpy as np
 from finetune.errors import FinetuneError
 from finetune.predict.sources import Media
 from zoo.disk import replacing
-from zoo.pictures import printable
+from zoo.errors import printable
 
 SCHEMA_VERSION = 1
 FIXED = (

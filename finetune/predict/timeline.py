@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.predict.draw import DARK, Colour, colours, font
 from finetune.video.faces import MEMORY
-from zoo.pictures import printable
+from zoo.errors import printable
 
 BINS = 1024  # columns of time; a longer video has wider ones
 FINEST = 1 / 32  # seconds of a column at first

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError
-from finetune.video.records import LASTING, REMEMBERED, Options, Outcome, Video, shown
+from finetune.video.records import LASTING, REMEMBERED, Options, Outcome, Video
 from zoo import ZooError
 from zoo.disk import digests
+from zoo.errors import printable
 
 FORMAT = 1  # of what is remembered; a change of what an option does is a new one
 OWN = ".prepared"  # the folder in DST
@@ -40,7 +41,7 @@ def write_record(dst: Path, job: Video, **fields: object) -> None:
     path = record_path(dst, job)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = dst / OWN / WORKSPACE / f"{secrets.token_hex(8)}.json"
-    temporary.write_text(json.dumps({"format": FORMAT, "video": shown(job.name), **fields}, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({"format": FORMAT, "video": printable(job.name), **fields}, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -92,7 +93,7 @@ def place(dst: Path, job: Video, made: Path, outcome: Outcome, wanted: Mapping[s
 
 def forget_renamed(dst: Path, videos: Sequence[Video]) -> None:
     """Removes folders of videos that have another one now, since a file of nearly the same name has come."""
-    folders = {shown(job.name): job.folder for job in videos}
+    folders = {printable(job.name): job.folder for job in videos}
     for path in list((dst / OWN).rglob("*.json")):
         folder = path.relative_to(dst / OWN).as_posix().removesuffix(".json")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -112,7 +113,7 @@ def write_report(dst: Path, videos: Sequence[Video], outcomes: dict[str, Outcome
             outcome = outcomes[job.name]
             message = "; ".join(filter(None, [outcome.message, "from an earlier run" if outcome.earlier else ""]))
             folder = job.folder if outcome.faces else ""
-            rows.writerow([shown(job.name), job.emotion, outcome.frames, outcome.faces, outcome.status, shown(message), folder])
+            rows.writerow([printable(job.name), job.emotion, outcome.frames, outcome.faces, outcome.status, printable(message), folder])
     temporary.replace(path)
     return path
 

@@ -79,8 +79,3 @@ class Outcome:
 
 
 LASTING = tuple(field.name for field in dataclasses.fields(Outcome) if field.name != "earlier")
-
-
-def shown(text: str) -> str:
-    """A name for the terminal: one line, no control characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.errors import PictureError
-from zoo.pictures import printable, read_picture
+from zoo.errors import PictureError, printable
+from zoo.pictures import read_picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 UPRIGHT = np.array([[RED, GREEN, BLUE], [WHITE, WHITE, RED]], np.uint8)  # 2 high, 3 wide
