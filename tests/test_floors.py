@@ -32,7 +32,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "build": {"errors", "layers", "net", "preprocess", "program", "read"},
         "verify": {"errors", "net"},
         "conversion": {"build", "errors", "files", "net", "read"},
-        "table": {"build", "read"},
+        "table": {"build", "errors", "read"},
         "write": {"build", "errors", "files", "net", "program", "read", "write.source"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
         "cli": {"build", "conversion", "errors", "files", "layers", "read", "table", "verify", "write"},
