@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from converter.layers.module import CaffeModule, aligned
+from converter.layers.module import CaffeModule, aligned, constructor_arguments
 from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
 _IGNORED = {
@@ -166,9 +166,44 @@ def convolution_sk(p: Fields, *bottoms: Tensor) -> Layer:
     return replace(made, params=[replace(param, squeezed=param.key == "bias") for param in made.params])
 
 
-@layer("Convolution", "convolution_param", bottoms=(1, None), ignored=_IGNORED)
+class ConvolutionReLU(nn.Conv2d):
+    """A convolution with the ReLU that BVLC's branch opencl fuses with it: fuse_type FUSED_CONV_RELU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        bias: bool = True,
+        negative_slope: float = 0.0,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(x), self.negative_slope)
+
+
+@layer(
+    "Convolution",
+    "convolution_param",
+    bottoms=(1, None),
+    ignored=_IGNORED,
+    refuses="a fuse_type other than FUSED_CONV_RELU (BVLC's branch opencl): it takes part in other layers' work",
+)
 def convolution(p: Fields, *bottoms: Tensor) -> Layer:
-    return _convolution(p, bottoms, transposed=False)
+    made = _convolution(p, bottoms, transposed=False)
+    if p.fuse_type == "UNFUSED":
+        return made
+    if p.fuse_type != "FUSED_CONV_RELU" or type(made.module) is not nn.Conv2d:
+        raise ValueError(f"fuse_type {p.fuse_type} fuses more layers than the ReLU behind a convolution of (N, C, H, W)")
+    arguments = constructor_arguments(made.module)
+    fused = ConvolutionReLU(**arguments, negative_slope=p.other("relu_param").negative_slope)  # type: ignore[arg-type]
+    return replace(made, module=fused)
 
 
 @layer("Deconvolution", "convolution_param", bottoms=(1, None), ignored=_IGNORED)

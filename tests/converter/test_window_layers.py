@@ -245,3 +245,25 @@ def test_a_mean_of_c3d_keeps_its_frames(tmp_path: Path) -> None:
     mean = draw(1, 3, 4, 5, 6)
     (tmp_path / "mean.binaryproto").write_bytes(c3d_blob(mean))
     close(torch.from_numpy(read_mean(tmp_path / "mean.binaryproto")), mean[0], atol=0)
+
+
+FUSED = """input: "x" input_shape {{ dim: 2 dim: 3 dim: 6 dim: 5 }}
+layer {{ name: "c" type: "Convolution" bottom: "x" top: "c"
+  convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 group: 1 {fuse} }} {relu} }}
+{behind}"""
+
+
+def test_a_relu_that_is_fused_with_a_convolution_is_computed_behind_it(tmp_path: Path) -> None:
+    """fuse_type of BVLC's branch opencl, held against the two layers that it stands for."""
+    slope = "relu_param { negative_slope: 0.1 }"
+    fused, plain = tmp_path / "fused.prototxt", tmp_path / "plain.prototxt"
+    fused.write_text(FUSED.format(fuse="fuse_type: FUSED_CONV_RELU", relu=slope, behind=""))
+    plain.write_text(FUSED.format(fuse="", relu="", behind=f'layer {{ name: "r" type: "ReLU" bottom: "c" top: "c" {slope} }}'))
+    one, two = convert(fused), convert(plain)
+    torch.nn.init.normal_(two.c.weight), torch.nn.init.normal_(two.c.bias)  # type: ignore[arg-type,union-attr]
+    one.load_state_dict(two.state_dict())
+    x = torch.randn(2, 3, 6, 5)
+    assert torch.equal(one(x), two(x)) and bool((two(x) < 0).any())
+    fused.write_text(FUSED.format(fuse="fuse_type: FUSED_CONV_MAX_POOLING_RELU", relu="", behind=""))
+    with pytest.raises(ConversionError, match="fuses more layers"):
+        convert(fused)
