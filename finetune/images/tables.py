@@ -26,11 +26,17 @@ def csv_file(stream: IO[bytes], what: str) -> Decoded:
     """
     lines = numbered_lines(stream, what)
     header = [field.strip(BLANKS).lower().decode("latin-1") for field in next(lines)[1].removeprefix(b"\xef\xbb\xbf").split(b",")]
+    if "pixels" not in header and any(len(field.split()) > 16 for field in header):
+        raise FinetuneError(
+            f"{what}, line 1: there is no header, the first line is an image; put one in front of it: emotion,pixels,Usage, or the names of"
+            f" its {len(header)} columns in their order"
+        )
+    named = ", ".join(field[:40] for field in header[:6])
     if "pixels" not in header:
-        raise FinetuneError(f"{what}, line 1: no column 'pixels' in the header {header[:6]}; expected emotion,pixels,Usage")
+        raise FinetuneError(f"{what}, line 1: no column 'pixels' in the header ({named}); expected emotion,pixels,Usage")
     if "emotion" not in header:
         raise FinetuneError(
-            f"{what}: has no labels: no column 'emotion' in the header {header[:6]}. Kaggle's test.csv is for prediction only;"
+            f"{what}: has no labels: no column 'emotion' in the header ({named}). Kaggle's test.csv is for prediction only;"
             " train on train.csv, icml_face_data.csv or fer2013.csv"
         )
     emotion_at, pixels_at = header.index("emotion"), header.index("pixels")

@@ -280,6 +280,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "some text": (lambda t: written(t, b"hello\nworld\n"), r"line 1: no column 'pixels'"),
     "kaggle's test.csv": (lambda t: written(t, f"pixels\n{GOOD}\n".encode()), "has no labels: no column 'emotion'.*train.csv"),
     "a header alone": (lambda t: written(t, b"emotion,pixels,Usage\n"), "a header and no rows"),
+    "no header": (lambda t: written(t, csv_bytes().split(b"\n", 1)[1]), "there is no header, the first line is an image"),
     "no square image": (lambda t: written(t, b"emotion,pixels\n1,1 2 3\n"), "pixels: 3 numbers where a square image is expected"),
     "a line without end": (lambda t: written(t, b"emotion,pixels\n" + b"1" * (2 << 20)), "line 2: longer than any image's row"),
     "half a gzip": (lambda t: written(t, gzip.compress(csv_bytes())[:-200]), "damaged or cut short"),
