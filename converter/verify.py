@@ -73,7 +73,7 @@ def _reference() -> tuple[str, Callable[..., dict[str, Any]]]:
 
         if hasattr(cv2.dnn, "readNetFromCaffe"):
             return f"OpenCV {cv2.__version__}", _opencv
-    raise ConversionError("--verify needs pycaffe, or OpenCV 4 (OpenCV 5 has no Caffe importer): pip install 'caffezoo[verify]'")
+    raise ConversionError("--verify needs pycaffe, or OpenCV 4 (OpenCV 5 has no Caffe importer): pip install 'opencv-python-headless<5'")
 
 
 def _pycaffe(net: CaffeNet, prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:

@@ -23,7 +23,7 @@ def walk_hdf5(path: Path) -> Weights:
     try:
         import h5py
     except ImportError:
-        raise WeightsError(f"{path}: an HDF5 snapshot needs h5py; install it with: pip install 'caffezoo[hdf5]'") from None
+        raise WeightsError(f"{path}: an HDF5 snapshot needs h5py; install it with: pip install h5py") from None
     source = open_source(path)
     layers: list[WeightLayer] = []
     try:

@@ -26,7 +26,7 @@ def hdf5(path: Path) -> Decoded:
     try:
         import h5py
     except ImportError as error:
-        raise FinetuneError(f"{path}: an HDF5 file needs h5py: pip install 'caffezoo[hdf5]'") from error
+        raise FinetuneError(f"{path}: an HDF5 file needs h5py: pip install h5py") from error
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def dataset(file: h5py.File, name: str) -> np.ndarray:

@@ -115,4 +115,4 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise FinetuneError(f"Pillow writes the images and cannot be imported ({error}): pip install 'caffezoo[finetune]'") from None
+        raise FinetuneError(f"Pillow writes the images and cannot be imported ({error}): pip install pillow") from None

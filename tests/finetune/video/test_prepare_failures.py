@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("av", reason="PyAV decodes videos: pip install 'caffezoo[video]'")
-pytest.importorskip("PIL", reason="Pillow writes images: pip install 'caffezoo[finetune]'")
+pytest.importorskip("av", reason="PyAV decodes videos: pip install av")
+pytest.importorskip("PIL", reason="Pillow writes images: pip install pillow")
 
 import marked_videos as made
 from marked_videos import BLUE, GREEN, RED, WHITE, moving, write

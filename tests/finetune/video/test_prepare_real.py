@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("av", reason="PyAV decodes videos: pip install 'caffezoo[video]'")
-pytest.importorskip("PIL", reason="Pillow writes images: pip install 'caffezoo[finetune]'")
+pytest.importorskip("av", reason="PyAV decodes videos: pip install av")
+pytest.importorskip("PIL", reason="Pillow writes images: pip install pillow")
 
 from marked_videos import moving, write
 from PIL import Image

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("av", reason="PyAV decodes videos: pip install 'caffezoo[video]'")
-pytest.importorskip("PIL", reason="Pillow writes images: pip install 'caffezoo[finetune]'")
+pytest.importorskip("av", reason="PyAV decodes videos: pip install av")
+pytest.importorskip("PIL", reason="Pillow writes images: pip install pillow")
 
 import marked_videos as made
 from marked_videos import RED, moving, picture, sound, write

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("av", reason="PyAV decodes videos: pip install 'caffezoo[video]'")
-pytest.importorskip("PIL", reason="Pillow writes images: pip install 'caffezoo[finetune]'")
+pytest.importorskip("av", reason="PyAV decodes videos: pip install av")
+pytest.importorskip("PIL", reason="Pillow writes images: pip install pillow")
 
 from prepared_trees import noise, seconds
 
