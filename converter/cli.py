@@ -246,11 +246,9 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         checked = "every blob of the net found, each of the right shape" if plan else "random weights, as the prototxt's fillers draw them"
         if output.suffix == ".py":
             checked = "the structure; load the weights from a state dict, as -o net.safetensors writes one"
-        print(f"{output}: {_counted(len(graph.steps), 'layer')}, {_counted(count, 'parameter')}; {checked}")
+        from converter.table import counted
 
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+        print(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
 
 
 def _check_output(output: Path, sources: list[Path]) -> None:

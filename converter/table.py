@@ -65,7 +65,7 @@ def net_table(graph: Graph) -> str:
             counts = (_count(row.parameters), _count(row.multiply_adds)) if i == 0 else ("", "")
             lines.append((row.name if i == 0 else "", row.type if i == 0 else "", top, _shape(shape) if row.tops else "", *counts))
     sums = (_count(sum(r.parameters for r in rows)), _count(sum(r.multiply_adds for r in rows)))
-    total = ("total", f"{len(graph.steps)} layers", "", "", *sums)
+    total = ("total", counted(len(graph.steps), "layer"), "", "", *sums)
     return _aligned([*lines, total])
 
 
@@ -78,7 +78,7 @@ def weights_table(weights: Weights) -> str:
             lines.append((*names, _shape(list(blob.shape)), blob.dtype + (" (old 4-D shape)" if blob.legacy else ""), _count(blob.count)))
     with_blobs = sum(bool(layer.blobs) for layer in weights.layers)
     total = sum(blob.count for layer in weights.layers for blob in layer.blobs)
-    kind = f"{weights.format}, {len(weights.layers)} layers, {with_blobs} with blobs"
+    kind = f"{weights.format}, {counted(len(weights.layers), 'layer')}, {with_blobs} with blobs"
     return _aligned([*lines, ("total", kind, "", "", _count(total))])
 
 
@@ -131,3 +131,8 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
         text.append("  ".join(padded).rstrip())
     rule = "-" * max(map(len, text))
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: 1 layer, 2 layers."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -128,6 +128,8 @@ class _Builder:
         self.silenced = {bottom for layer in layers if layer.type == "Silence" for bottom in layer.message.bottom}
         self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
         self.unshaped: list[str] = []
+        self.unlabelled: set[str] = set()  # labels without a shape, and what only they give
+        self.unscored: set[int] = set()  # id() of the layers that read them, and are left out
         self.uncomputed: list[str] = []  # layers whose tops are among them, and why
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
@@ -194,7 +196,7 @@ class _Builder:
             self.inputs,
             shapes,
             self.sources,
-            self.layers,
+            [spec for spec in self.layers if id(spec) not in self.unscored],
             self.notes,
             self.ignored.names,
         )
@@ -223,6 +225,9 @@ class _Builder:
             if i > 0 and batch and shape and len(shape) == 1:
                 shape = batch  # labels follow the batch that was asked for
             shape = self.given.get(top, shape)
+            if shape is None and top in self.pruned.read - self.pruned.computed:
+                self.unlabelled.add(top)
+                continue
             if shape is None:
                 shape = self.guess(top)
             self.inputs[top] = shape
@@ -293,6 +298,13 @@ class _Builder:
         return found
 
     def layer(self, spec: LayerSpec) -> None:
+        labels = [name for name in spec.message.bottom if name in self.unlabelled]
+        if labels:
+            self.unlabelled.update(name for name in spec.message.top if name not in self.names)
+            self.unscored.add(id(spec))
+            shapes = " ".join(f"--input-shape {name}=..." for name in labels)
+            self.notes.append(f"{spec} is left out: it trains or scores, and the file does not say its labels' shape; {shapes} keeps it")
+            return
         bottoms = self.bottoms(spec)
         inputs = [self.values[i] for i in bottoms]
         kind = layer_type(spec, self.where)

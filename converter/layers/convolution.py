@@ -202,7 +202,7 @@ def convolution(p: Fields, *bottoms: Tensor) -> Layer:
     if p.fuse_type != "FUSED_CONV_RELU" or type(made.module) is not nn.Conv2d:
         raise ValueError(f"fuse_type {p.fuse_type} fuses more layers than the ReLU behind a convolution of (N, C, H, W)")
     arguments = constructor_arguments(made.module)
-    fused = ConvolutionReLU(**arguments, negative_slope=p.other("relu_param").negative_slope)  # type: ignore[arg-type]
+    fused = ConvolutionReLU(**arguments, negative_slope=p.relu_param.negative_slope)  # type: ignore[arg-type]
     return replace(made, module=fused)
 
 

@@ -118,3 +118,13 @@ def test_long_chains_of_losses_take_no_time() -> None:
     text = X + "".join(lay(f"l{i}", "EuclideanLoss" if i % 2 else "OddLoss", f"b{i}" if i else "x", f"b{i + 1}") for i in range(2000))
     text += lay("y", "ReLU", "x", "y")
     assert graph_of(text).outputs == ("y",)
+
+
+def test_a_loss_whose_labels_have_no_shape_is_left_out_unless_the_shape_is_given() -> None:
+    data = 'layer { name: "d" type: "HDF5Data" top: "x" top: "label" hdf5_data_param { source: "x" batch_size: 4 } }\n'
+    net = data + FC + lay("end", "EuclideanLoss", "fc label", "end") + lay("score", "Accuracy", "fc label", "score")
+    graph = graph_of(net, input_shapes={"x": (4, 5)})
+    assert (list(graph.inputs), graph.outputs) == (["x"], ("fc",))
+    assert sum("--input-shape label=... keeps it" in note for note in graph.notes) == 2
+    kept = graph_of(data + FC + lay("end", "EuclideanLoss", "fc label", "end"), input_shapes={"x": (4, 5), "label": (4, 4)})
+    assert (list(kept.inputs), kept.outputs) == (["x", "label"], ("end",))

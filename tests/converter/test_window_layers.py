@@ -249,7 +249,7 @@ def test_a_mean_of_c3d_keeps_its_frames(tmp_path: Path) -> None:
 
 FUSED = """input: "x" input_shape {{ dim: 2 dim: 3 dim: 6 dim: 5 }}
 layer {{ name: "c" type: "Convolution" bottom: "x" top: "c"
-  convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 group: 1 {fuse} }} {relu} }}
+  convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 group: 1 {fuse} {relu} }} }}
 {behind}"""
 
 
