@@ -195,6 +195,7 @@ def upright(image: PIL.Image.Image) -> PIL.Image.Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
+    image.load()  # Pillow turns a TIFF when it loads it, and takes the orientation away
     try:
         turn = turns.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # EXIF data that Pillow cannot parse: viewers show such an image as it is stored

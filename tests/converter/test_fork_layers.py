@@ -466,7 +466,7 @@ REFUSED = [
     ('type: "ConvolutionDepthwise" convolution_param { num_output: 8 kernel_size: 3 }', [IMAGE], "num_output 8"),
     ('type: "ReLU6" relu6_param { negative_slope: 0.1 }', [IMAGE], "negative_slope 0.1"),
     ('type: "Normalize"', [IMAGE], "it has no parameters"),
-    ('type: "Normalize" norm_param { } normalize_param { }', [IMAGE], "not both"),
+    ('type: "Normalize" norm_param { } normalize_param { }', [IMAGE], "only one of them"),
     ('type: "Normalize" norm_param { fix_scale: true }', [IMAGE], "norm_param.fix_scale"),
     ('type: "Normalize" normalize_param { normalize_type: "Max" }', [IMAGE], "'Max'"),
     ('type: "BN"', [IMAGE], "do not tell which one"),

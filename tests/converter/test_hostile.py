@@ -132,6 +132,10 @@ class Reader:
             self.lenient += 1
             assert all(each.tobytes() in self.originals for blobs in ours.values() for each in blobs), data
             return True
+        if any(each.ndim == 5 for blobs in ours.values() for each in blobs):  # a flipped tag made it C3D's shape of five numbers
+            self.lenient += 1
+            assert all(each.tobytes() in self.originals for blobs in ours.values() for each in blobs), data
+            return True
         assert same(ours, theirs), data
         return True
 
@@ -152,6 +156,9 @@ class Reader:
             name, kind = key.split(".")
             want = theirs[name][("weight", "bias").index(kind)]
             assert tuple(value.shape) == self.shapes[key]
+            if want is None:  # a flipped tag made it C3D's, which protobuf's schema here does not know: the values are the file's own
+                assert value.numpy().tobytes() in self.originals, data
+                continue
             assert value.numpy().tobytes() == want.tobytes(), data
         return True
 

@@ -64,6 +64,6 @@ def test_the_command_takes_it_and_the_output_records_it(tmp_path: Path) -> None:
     with pytest.warns(CaffezooWarning, match="sparsity"):
         net = convert(tmp_path / "net.prototxt", ignore=("sparsity",))
     assert any("sparsity" in note for note in net.notes)
-    cli.main([str(tmp_path / "net.prototxt"), "-o", str(tmp_path / "net.safetensors"), "--ignore", "sparsity", "-q"])
+    cli.main([str(tmp_path / "net.prototxt"), "-o", str(tmp_path / "net.safetensors"), "--ignore", "sparsity", "-q", "--random-weights"])
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
         assert json.loads(file.metadata()["ignored"]) == ["sparsity"]

@@ -69,7 +69,7 @@ def test_the_command_tells_in_a_few_lines_what_became_of_the_videos(tmp_path: Pa
     assert "1 of them had been prepared before and were skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("module", "hint"), [("av", r"caffezoo\[video\]"), ("PIL.Image", r"caffezoo\[finetune\]")])
+@pytest.mark.parametrize(("module", "hint"), [("av", r"pip install av"), ("PIL.Image", r"pip install pillow")])
 def test_a_missing_library_is_named_with_the_command_that_brings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, hint: str
 ) -> None:
