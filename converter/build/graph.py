@@ -13,14 +13,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from converter.build.meta import QuickMeta
+from converter.build.phases import kept_layers
 from converter.build.pruning import prune
-from converter.errors import GraphError, shown, some
+from converter.errors import GraphError, UnsupportedError, shown, some
 from converter.layers import Layer, LayerType, Sources, build, layer_type
 from converter.layers.dropped import SAMPLING, purpose
 from converter.layers.fork_data import stated_shapes
@@ -72,37 +72,6 @@ class Graph:
         return self.program.outputs
 
 
-def kept_layers(spec: NetSpec, phase: str, stages: Sequence[str], level: int) -> list[LayerSpec]:
-    """The layers whose include and exclude rules are met (Net::FilterNet and StateMeetsRule).
-
-    Raises:
-        GraphError: a layer has both include and exclude rules.
-    """
-    state = message_class("NetState")()
-    state.CopyFrom(spec.state)
-    state.phase = state.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
-    state.level = level or state.level
-    state.stage.extend(stages)
-    stages_on, kept = set(state.stage), []
-    for layer in spec.layers:
-        include, exclude = layer.message.include, layer.message.exclude
-        if include and exclude:
-            raise GraphError(f"{spec.where}: {layer} has both include and exclude rules; Caffe takes one kind.")
-        if any(_meets(state, stages_on, r) for r in include) if include else not any(_meets(state, stages_on, r) for r in exclude):
-            kept.append(layer)
-    return kept
-
-
-def _meets(state: Any, stages: set[str], rule: Any) -> bool:
-    return (
-        (not rule.HasField("phase") or rule.phase == state.phase)
-        and (not rule.HasField("min_level") or state.level >= rule.min_level)
-        and (not rule.HasField("max_level") or state.level <= rule.max_level)
-        and stages.issuperset(rule.stage)
-        and stages.isdisjoint(rule.not_stage)
-    )
-
-
 class _Builder:
     def __init__(self, spec: NetSpec, phase: str, layers: list[LayerSpec], shapes: Mapping[str, Sequence[int]], ignored: Ignored):
         self.where, self.name, self.phase, self.all_layers = spec.where, spec.name, phase, spec.layers
@@ -129,7 +98,8 @@ class _Builder:
         self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
         self.unshaped: list[str] = []
         self.unlabelled: set[str] = set()  # labels without a shape, and what only they give
-        self.unscored: set[int] = set()  # id() of the layers that read them, and are left out
+        self.unscored: set[int] = set()  # id() of the layers that are left out for that
+        self.unscorable: GraphError | UnsupportedError | None = None  # why the first of those could not be built
         self.uncomputed: list[str] = []  # layers whose tops are among them, and why
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
@@ -183,6 +153,8 @@ class _Builder:
         if self.ignored.unmet:
             raise GraphError(f"{self.where}: ignore names {self.ignored.unmet}, which no layer of phase {self.phase} has; leave it out.")
         if not self.steps:
+            if self.unscorable is not None:
+                raise self.unscorable
             cut = f" input_shapes names {sorted(self.pruned.cut)}, and all that only makes them is cut." if self.pruned.cut else ""
             raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.{cut}")
         program = Program(tuple(self.steps), tuple(self.versions), self.input_versions, self.outputs())
@@ -298,13 +270,34 @@ class _Builder:
         return found
 
     def layer(self, spec: LayerSpec) -> None:
+        """Build a layer; one that only trains or scores is left out where it cannot be: what the net computes does not hang on it."""
         labels = [name for name in spec.message.bottom if name in self.unlabelled]
         if labels:
-            self.unlabelled.update(name for name in spec.message.top if name not in self.names)
-            self.unscored.add(id(spec))
-            shapes = " ".join(f"--input-shape {name}=..." for name in labels)
-            self.notes.append(f"{spec} is left out: it trains or scores, and the file does not say its labels' shape; {shapes} keeps it")
+            self.leave_out(spec, f"its {', '.join(map(shown, labels))} has no shape; --input-shape {labels[0]}=... keeps it")
             return
+        modules = len(self.modules)
+        try:
+            self.compute(spec)
+        except (GraphError, UnsupportedError) as error:
+            if not self.only_scores(spec):
+                raise
+            while len(self.modules) > modules:
+                self.modules.popitem()
+            self.unscorable = self.unscorable or error
+            self.leave_out(spec, str(error).removeprefix(f"{self.where}: "))
+
+    def only_scores(self, spec: LayerSpec) -> bool:
+        """Whether a layer is a loss or an evaluation that nobody reads, or only such layers read it."""
+        kind, tops = find_type(spec), set(spec.message.top)
+        scores = (kind is not None and kind.is_loss) or purpose(spec) is not None or bool(tops and tops <= self.pruned.read)
+        return scores and not tops & (self.pruned.computed | set(spec.message.bottom))
+
+    def leave_out(self, spec: LayerSpec, why: str) -> None:
+        self.unlabelled.update(name for name in spec.message.top if name not in self.names)
+        self.unscored.add(id(spec))
+        self.notes.append(f"{spec} is left out: it only trains or scores, and {why}")
+
+    def compute(self, spec: LayerSpec) -> None:
         bottoms = self.bottoms(spec)
         inputs = [self.values[i] for i in bottoms]
         kind = layer_type(spec, self.where)

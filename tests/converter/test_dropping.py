@@ -128,3 +128,14 @@ def test_a_loss_whose_labels_have_no_shape_is_left_out_unless_the_shape_is_given
     assert sum("--input-shape label=... keeps it" in note for note in graph.notes) == 2
     kept = graph_of(data + FC + lay("end", "EuclideanLoss", "fc label", "end"), input_shapes={"x": (4, 5), "label": (4, 4)})
     assert (list(kept.inputs), kept.outputs) == (["x", "label"], ("end",))
+
+
+def test_a_loss_that_does_not_fit_its_labels_is_left_out_but_what_the_net_computes_is_never() -> None:
+    wrong = inp("label", 3)
+    graph = graph_of(X + wrong + FC + lay("end", "EuclideanLoss", "fc label", "end"))
+    assert graph.outputs == ("fc",) and any("'end'" in note and "as many values of each" in note for note in graph.notes)
+    assert [name for name in graph.modules] == ["fc"]
+    with pytest.raises(GraphError, match="as many values of each"):  # nothing else is there to convert
+        graph_of(X + wrong + lay("end", "EuclideanLoss", "x label", "end"))
+    with pytest.raises(GraphError, match="as many values of each"):  # somebody reads it
+        graph_of(X + wrong + FC + lay("end", "EuclideanLoss", "fc label", "end") + lay("more", "Power", "end", "more"))

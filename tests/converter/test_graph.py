@@ -13,8 +13,9 @@ from torch import Tensor
 
 from converter.build import graph as graph_module
 from converter.build.assemble import assemble, load
-from converter.build.graph import Graph, build_graph, kept_layers
+from converter.build.graph import Graph, build_graph
 from converter.build.meta import QuickMeta
+from converter.build.phases import kept_layers
 from converter.conversion import convert
 from converter.errors import CaffezooWarning, ConversionError, GraphError, UnsupportedError
 from converter.net import CaffeNet
