@@ -134,7 +134,7 @@ def test_a_loss_that_does_not_fit_its_labels_is_left_out_but_what_the_net_comput
     wrong = inp("label", 3)
     graph = graph_of(X + wrong + FC + lay("end", "EuclideanLoss", "fc label", "end"))
     assert graph.outputs == ("fc",) and any("'end'" in note and "as many values of each" in note for note in graph.notes)
-    assert [name for name in graph.modules] == ["fc"]
+    assert list(graph.modules) == ["fc"]
     with pytest.raises(GraphError, match="as many values of each"):  # nothing else is there to convert
         graph_of(X + wrong + lay("end", "EuclideanLoss", "x label", "end"))
     with pytest.raises(GraphError, match="as many values of each"):  # somebody reads it
