@@ -53,7 +53,7 @@ def renamed(
     else:
         for name, tensor in expected.items():
             if name.endswith(_COUNTER):
-                result.setdefault(name, torch.zeros_like(tensor, device="cpu"))
+                result.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
         problems += _differences(result, expected)
     if problems:
         raise WeightsMismatch("\n  ".join([f"{complaint}; {len(problems)} differences:", *problems]))

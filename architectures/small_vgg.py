@@ -49,7 +49,7 @@ class SmallVGG(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(inputs, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # drawing there imports torch._dynamo: 2 s
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def embed(self, x: Tensor) -> Tensor:
