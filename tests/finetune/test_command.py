@@ -26,7 +26,7 @@ def raises(error: BaseException) -> Callable[[], None]:
     [
         (lambda: "a result", 0, ""),
         (raises(FinetuneError("data.csv: empty")), 1, "error: data.csv: empty\n"),
-        (raises(FinetuneError("class \x1b[31mred\nand a line")), 1, "error: class ?[31mred\nand a line\n"),
+        (raises(FinetuneError("class \x1b[31mred\nand a line")), 1, "error: class \\x1b[31mred\nand a line\n"),
         (raises(ZooError("vgg_face: not fetched")), 1, "error: vgg_face: not fetched\n"),
         (lambda: Path("no/such/file").read_text(), 1, "error: no/such/file: No such file or directory\n"),
         (raises(Stopped(signal.SIGTERM)), 143, "stopped; the state is saved: the same command with --resume continues\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -90,7 +91,8 @@ def test_an_interrupted_run_leaves_whole_folders_and_the_next_one_goes_on(tmp_pa
     command = [sys.executable, made.__file__, str(src), str(dst), "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     # A group of its own, so that Ctrl-C reaches the workers too, as a terminal's does.
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job does not hear Ctrl-C
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     deadline = time.monotonic() + 600
     while not (dst / "1").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
