@@ -125,3 +125,14 @@ def test_a_missing_file_is_a_picture_error(tmp_path: Path) -> None:
 
 def test_names_cannot_move_the_cursor() -> None:
     assert printable("a\x1b[2Jb\nc\udc80é×") == r"a\x1b[2Jb\nc\udc80é×"
+
+
+def test_the_older_way_to_call_a_preprocess_gives_the_same() -> None:
+    import torch
+
+    import zoo
+    from zoo.preprocess import preprocess
+
+    spec = zoo.info("mobilefacenet").preprocess
+    image = Image.effect_noise((60, 50), 40).convert("RGB")
+    assert torch.equal(preprocess(spec, image), spec(image))
