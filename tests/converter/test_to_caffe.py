@@ -248,3 +248,16 @@ def test_a_net_that_computes_something_else_is_not_written(tmp_path: Path, monke
     with pytest.raises(ConversionError, match="computes something else"):
         to_caffe(nn.ReLU(), X, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_number_on_one_side_only_is_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.export.operators import OPERATORS as registered
+
+    both = quietly(Formula(lambda held, x: x.log()), X, tmp_path)  # of negative values: no number here, and none there
+    assert both[0].difference == 0
+    folder = tmp_path / "other"
+    folder.mkdir()
+    monkeypatch.setitem(registered, "abs", lambda net, self: net.one("Log", [self], self.shape))
+    with pytest.raises(ConversionError, match="computes something else"):
+        to_caffe(Formula(lambda held, x: x.abs()), X, folder / "net.prototxt", folder / "net.caffemodel")
+    assert not list(folder.iterdir())

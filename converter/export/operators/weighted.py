@@ -49,11 +49,10 @@ def matmul(net: Sketch, self: Blob, other: Tensor | None = None, mat2: Tensor | 
 def batch_norm(
     net: Sketch,
     input: Blob,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    *rest: object,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
     eps: float = 1e-5,
     **_: object,
 ) -> list[Blob]:
