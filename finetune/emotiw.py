@@ -138,17 +138,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         from finetune.clips.folds import held_out
         from finetune.clips.job import ClipJob, read_data
         from finetune.train.device import accelerator_for
+        from finetune.video.destination import crop_of
 
         accelerator, again = accelerator_for(recipe.training, cpu=options.cpu), command_line(MODULE, argv)
         with accelerator.main_process_first():
             data = read_data(options.data, recipe, parse_lists(options.lists), options.class_index)
+        seen = crop_of(options.data)
         job: ClipJob | CrossValidation
         if options.folds is not None:
-            job = CrossValidation(recipe, data, options.out, options.folds, accelerator, smoke=options.smoke, command=again)
+            job = CrossValidation(recipe, data, options.out, options.folds, accelerator, smoke=options.smoke, command=again, seen=seen)
         else:
             plan = plan_clips(data, recipe.protocol, partial(held_out, data))
             plan = sampled(plan, data, recipe.smoke_clips) if options.smoke else plan
-            job = ClipJob(recipe, data, plan, options.out, accelerator, command=again)
+            job = ClipJob(recipe, data, plan, options.out, accelerator, command=again, seen=seen)
         job.run(resume=options.resume, overwrite=options.overwrite)
 
     return exit_status_of(work)

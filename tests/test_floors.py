@@ -71,7 +71,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "images": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
         "clips": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
         "fer2013": {"command", "config", "errors", "images", "overrides", "protocol", "renamed"},
-        "emotiw": {"clips", "command", "config", "errors", "overrides", "protocol", "train"},
+        "emotiw": {"clips", "command", "config", "errors", "overrides", "protocol", "train", "video"},
     },
 }
 MODULES = {

@@ -21,20 +21,30 @@ from finetune.protocol import Plan, sampled
 from finetune.runs.folder import Run
 from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
+from zoo.cards.record import Crop
 
 
 class CrossValidation:
     """`folds` runs in out/fold-01, ..., the last epoch of each; `out` itself is the folder of all clips' predictions."""
 
     def __init__(
-        self, recipe: Recipe, data: Clips, out: Path, folds: int, accelerator: Accelerator, *, smoke: bool = False, command: str = ""
+        self,
+        recipe: Recipe,
+        data: Clips,
+        out: Path,
+        folds: int,
+        accelerator: Accelerator,
+        *,
+        smoke: bool = False,
+        command: str = "",
+        seen: Crop | None = None,
     ) -> None:
         if data.subjects is None:
             raise FinetuneError(
                 f"{data.name}: --folds keeps people apart, but the data name none; a csv's column subject does, or CK+'s names"
             )
         self.recipe, self.data, self.out = replace(recipe, protocol="last"), data, out
-        self.accelerator, self.command = accelerator, command
+        self.accelerator, self.command, self.seen = accelerator, command, seen
         self.parts = subject_folds(data.subjects, data.labels, folds)
         self.plans = [
             Plan({"train": train, "test": test}, None, "test", (f"fold {number} of {folds}, by person",))
@@ -48,7 +58,7 @@ class CrossValidation:
         jobs = [
             ClipJob(
                 self.recipe, self.data, plan, self.out / f"fold-{number:02}", self.accelerator, command=self.command,
-                facts={"fold": number},
+                facts={"fold": number}, seen=self.seen,
             )
             for number, plan in enumerate(self.plans, 1)
         ]  # fmt: skip

@@ -21,10 +21,13 @@ from finetune.protocol import Plan
 from finetune.runs.folder import Run
 from finetune.train.job import Job, Start
 from finetune.train.task import Task, predictor
+from zoo.cards.record import Crop
 from zoo.disk import replacing
 
 
 class ClipJob(Job[Recipe, Clips]):
+    """`seen` is what the frames show of a face, where it is known."""
+
     unit = "clips"
 
     def __init__(
@@ -37,9 +40,11 @@ class ClipJob(Job[Recipe, Clips]):
         *,
         command: str = "",
         facts: Mapping[str, object] | None = None,
+        seen: Crop | None = None,
     ) -> None:
         check_clips(recipe)
         super().__init__(recipe, data, plan, out, accelerator, command=command, facts=facts)
+        self.seen = seen
 
     def start(self) -> Start:
         return nets.start(self.recipe, self.data)
@@ -62,6 +67,9 @@ class ClipJob(Job[Recipe, Clips]):
 
     def pictures(self, rows: Tensor) -> Tensor:
         return middle_frames(self.data, rows)
+
+    def crop(self) -> Crop | None:
+        return self.seen
 
     def write_files(self, folder: Run, tensors: Mapping[str, Tensor]) -> None:
         write_csv(folder, self.data, tensors)

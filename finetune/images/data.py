@@ -179,6 +179,11 @@ def unofficial_split(data: Expressions) -> list[str]:
     return [f"{data.counts()} is not FER2013's split (28,709/3,589/3,589): its numbers compare with nobody's"]
 
 
+def is_fer2013(data: Expressions) -> bool:
+    """Whether these are FER2013's pictures, or are in its form: 48×48, its seven classes in its order. Parts of it count, too."""
+    return data.classes == FER2013 and tuple(data.images.shape[-2:]) == (48, 48)
+
+
 def reorder(data: Expressions, classes: Sequence[str]) -> Expressions:
     """The same images with labels renumbered to the order of `classes`. Raises FinetuneError unless the names are the same."""
     if sorted(data.classes) != sorted(classes):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune.config import as_json
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.images import nets
-from finetune.images.data import Expressions, copied, held_out, read
+from finetune.images.data import Expressions, copied, held_out, is_fer2013, read
 from finetune.images.recipe import Recipe
 from finetune.images.task import FeatureTask, ImageTask
 from finetune.images.votes import trained_on_votes, with_votes
@@ -22,6 +22,8 @@ from finetune.protocol import Plan, plan_images, sampled
 from finetune.train.device import accelerator_for
 from finetune.train.job import Job, Start, check, start_from_run
 from finetune.train.task import Task, predictor
+from zoo.cards.embedded import FER2013_CROP
+from zoo.cards.record import Crop
 
 
 class ImageJob(Job[Recipe, Expressions]):
@@ -70,6 +72,9 @@ class ImageJob(Job[Recipe, Expressions]):
 
     def pictures(self, rows: Tensor) -> Tensor:
         return self.data.images[rows]
+
+    def crop(self) -> Crop | None:
+        return FER2013_CROP if is_fer2013(self.data) else None
 
 
 def image_job(

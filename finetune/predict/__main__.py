@@ -49,6 +49,7 @@ def predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from finetune.predict.camera import camera
+    from finetune.predict.crops import told
     from finetune.predict.detect import detector
     from finetune.predict.model import load_model
     from finetune.predict.outlet import Outlet, closing
@@ -75,6 +76,8 @@ def predict(options: argparse.Namespace) -> int:
         raise FinetuneError(f"{options.output} is one of the files to look at; give -o another name")
     print(EXPRESSION_NOTE if model.expressions else OTHER_NOTE, file=sys.stderr)
     print(f"{printable(model.name)} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", file=sys.stderr)
+    if search.name != "none":
+        print(f"crop: {printable(told(model.crop))}", file=sys.stderr)
 
     bar = tqdm(total=len(sources), unit="file", disable=None if options.camera is None else True)
     facts = {

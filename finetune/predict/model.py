@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from zoo.models.runs import is_run
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNSAID = replace(FER2013_CROP, source="the card of this run doesn't say, so FER2013's is taken")  # most runs are of FER2013
 EXPRESSIONS = frozenset({"angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise"})
 
 
@@ -101,9 +102,9 @@ def load_model(name: str, device: str, margin: float | None = None) -> FaceModel
         raise FinetuneError(f"{card.name} has {outputs.shape[1]} outputs and {len(labels)} labels")
     # Nets from Caffe's deploy files end in a Softmax, and nobody's logits happen to be positive with a sum of 1.
     softmax = bool((outputs < 0).any()) or abs(float(outputs.sum()) - 1) > 1e-3
-    crop = card.crop or (FER2013_CROP if isinstance(card, LocalCard) else WHOLE)
+    crop = card.crop or (UNSAID if isinstance(card, LocalCard) else WHOLE)
     if margin is not None:
-        crop = Crop(margin, crop.align, "--margin")
+        crop = replace(crop, margin=margin, source="--margin")
     faces = card.crop is not None or isinstance(card, LocalCard)
     return FaceModel(card.name, _digest(card), labels, crop, faces, size, net, device, softmax)
 

@@ -26,6 +26,7 @@ from finetune.train.frozen import Classify
 from finetune.train.loop import Progress, Trainer
 from finetune.train.task import Task
 from zoo import Preprocess
+from zoo.cards.record import Crop
 
 PROTOTXT = "net.prototxt"  # the file of a run that holds the structure of a converted net
 
@@ -198,6 +199,10 @@ class Job(ABC, Generic[RecipeT, DataT]):
     def pictures(self, rows: Tensor) -> Tensor:
         """(n, H, W) or (n, 3, H, W) uint8: one picture of each of these rows, for the report."""
 
+    def crop(self) -> Crop | None:
+        """What the pictures show of a face; None where nobody knows."""
+        return None
+
     def write_files(self, folder: Run, tensors: Mapping[str, Tensor]) -> None:
         """More files of the run, from its predictions."""
 
@@ -253,6 +258,7 @@ class Job(ABC, Generic[RecipeT, DataT]):
             "title": f"{self.recipe.name} finetuned on {self.data.name}",
             "preprocess": preprocess if spec.resize is None else {**preprocess, "resize": as_json(spec.resize)},
             **({} if start.prototxt is None else {"prototxt": PROTOTXT}),
+            **({} if (crop := self.crop()) is None else {"crop": as_json(crop)}),
             "recipe": self.recipe.name,
             "scores": {label: scores["accuracy"] for label, scores in table.items()},
         }

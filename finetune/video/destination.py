@@ -15,6 +15,7 @@ from typing import Any
 from finetune.errors import FinetuneError
 from finetune.video.records import LASTING, REMEMBERED, Options, Outcome, Video
 from zoo import ZooError
+from zoo.cards.record import Crop
 from zoo.disk import digests
 from zoo.errors import printable
 
@@ -66,6 +67,26 @@ def remembered(dst: Path, job: Video, wanted: Mapping[str, object]) -> Outcome |
     except (OSError, KeyError, TypeError):
         return None
     return dataclasses.replace(outcome, earlier=True) if images == outcome.faces else None
+
+
+def crop_of(folder: Path) -> Crop | None:
+    """What prepare_video's faces in `folder`, or in the folder of a split in it, show; None where it made none, or not all alike."""
+    for dst in (folder, folder.parent):
+        if (dst / OWN).is_dir():
+            break
+    else:
+        return None
+    crops = set()
+    for path in (dst / OWN).rglob("*.json"):
+        if (dst / OWN / WORKSPACE) in path.parents:
+            continue
+        try:
+            options = json.loads(path.read_bytes())["options"]
+            (height, width), margin = options["size"], options["margin"]
+            crops.add(Crop(float(margin), True, "finetune.prepare_video", (int(height), int(width))))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+    return crops.pop() if len(crops) == 1 else None
 
 
 def place(dst: Path, job: Video, made: Path, outcome: Outcome, wanted: Mapping[str, object]) -> None:

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import marked_videos
 import numpy as np
 import pytest
 import torch
 from drawn_clips import CLASSES, clips, write_npz
 from drawn_faces import TINY_PROTOTXT
+from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
@@ -28,13 +30,16 @@ from finetune.config import Augment
 from finetune.emotiw import RECIPES, main
 from finetune.fer2013 import RECIPES as IMAGE_RECIPES
 from finetune.labels import FER2013
+from finetune.predict.__main__ import main as predict
 from finetune.protocol import plan_clips
 from finetune.runs.folder import Run
 from finetune.runs.metrics import read_predictions
 from finetune.train.optim import optimizer_for, rate_factor
+from finetune.video.destination import OWN, WORKSPACE, settings_of, write_record
+from finetune.video.records import Options, Video
 from zoo import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import Network
+from zoo.cards.record import Crop, Network
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 EMOTIW = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
@@ -179,6 +184,26 @@ def test_a_run_leaves_what_is_promised_and_the_zoo_loads_it(
     assert [line[2] for line in rows] == [CLASSES[label] for label in held.labels]
     assert [line[3] for line in rows] == [CLASSES[label] for label in held.logits.argmax(1)]
     assert np.allclose([[float(value) for value in line[4:]] for line in rows], held.logits.softmax(1), atol=1e-5)
+
+
+def test_what_prepare_video_cut_out_stands_in_the_card_and_predict_refuses_a_net_of_clips(
+    data: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The frames' folder remembers its margin; a picture is no clip, and nobody is told that its one frame was a video."""
+    for name in ("Angry/1", "Angry/2"):
+        job = Video(tmp_path / "1.avi", f"{name}.avi", name, "Angry")
+        (tmp_path / OWN / WORKSPACE).mkdir(parents=True, exist_ok=True)
+        write_record(tmp_path, job, options=settings_of(Options(margin=0.25, size=(64, 48)), marked_videos.squares))
+    out = tmp_path / "run"
+    assert run(data, out, *FAST, "--frozen", "--smoke", "--init", str(encoder)) == 0
+    assert read(out, "card.json")["crop"] == {"margin": 0.25, "align": True, "source": "finetune.prepare_video", "size": [64, 48]}
+    assert zoo.load(out).card.crop == Crop(0.25, True, "finetune.prepare_video", (64, 48))
+    Image.new("RGB", (32, 32)).save(tmp_path / "face.png")
+    capsys.readouterr()
+    assert predict([str(out), str(tmp_path / "face.png"), "--no-detect", "-o", str(tmp_path / "rows.csv")]) == 1
+    answer = capsys.readouterr()
+    assert "run doesn't read single pictures" in answer.err and "finetune.emotiw" in answer.err and not answer.out
+    assert not (tmp_path / "rows.csv").exists()
 
 
 @pytest.mark.parametrize("name", RECIPES)

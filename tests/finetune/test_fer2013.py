@@ -18,11 +18,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zoo
+from finetune.config import as_json
 from finetune.errors import FinetuneError
 from finetune.fer2013 import RECIPES, main
 from finetune.images.data import held_out
+from finetune.images.job import image_job
 from finetune.images.task import ImageTask
+from finetune.labels import FER2013
 from finetune.protocol import plan_images, sample
+from zoo.cards.embedded import FER2013_CROP
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SMALL = ["--smoke", "--set", "arguments.width=8", "--set", "input.size=[16,16]", "--set", "training.batch_size=20", "--epochs", "3"]
@@ -79,6 +83,14 @@ def test_the_zoo_loads_a_run_and_says_what_the_run_said(data: Path, tmp_path: Pa
     with torch.inference_mode():
         found = model(inputs)
     torch.testing.assert_close(found, load_file(out / "predictions.safetensors")["private/logits"], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("classes", "side", "known"), [(FER2013, 48, True), (FER2013, 64, False), (FER2013[::-1], 48, False)])
+def test_fer2013_s_own_crop_stands_in_the_card(classes: tuple[str, ...], side: int, known: bool, tmp_path: Path) -> None:
+    data = write_npz(tmp_path / "drawn.npz", expressions(14, 7, classes=classes, side=side))
+    job = image_job(RECIPES["scratch"], data, tmp_path / "run", cpu=True)
+    crop = job.card(job.start(), {}).get("crop")
+    assert crop == (as_json(FER2013_CROP) if known else None)
 
 
 def test_a_run_is_stopped_by_sigterm_and_continued_by_the_same_command(

@@ -73,6 +73,7 @@ class Crop:
     margin: float = 0.0
     align: bool = False
     source: str = ""  # who says so
+    size: tuple[int, int] | None = None  # (height, width) of aligned crops that were resized to the input; None: cut in its size
 
 
 @dataclass(frozen=True)

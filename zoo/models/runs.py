@@ -139,9 +139,13 @@ def _crop(facts: object, where: Path) -> Crop | None:
         and _is_number(facts.get("margin"))
         and -0.4 <= facts["margin"] <= 4
         and isinstance(facts.get("align"), bool)
+        and (facts.get("size") is None or _pair(facts["size"]) is not None)
     ):
-        return Crop(float(facts["margin"]), facts["align"], str(facts.get("source") or where))
-    raise LoadError(f"{where}: crop is {_short(facts)}; it takes margin (a number from -0.4 to 4) and align (true or false)")
+        return Crop(float(facts["margin"]), facts["align"], str(facts.get("source") or where), _pair(facts.get("size")))
+    raise LoadError(
+        f"{where}: crop is {_short(facts)}; it takes margin (a number from -0.4 to 4), align (true or false), and perhaps size"
+        " [height, width]"
+    )
 
 
 def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:

@@ -107,6 +107,8 @@ def test_the_card_says_what_is_seen_around_a_face(run: Path, tmp_path: Path, wei
     assert zoo.load(run).card.crop is None
     folder = write_run(tmp_path / "b", weights, crop={"margin": 0.25, "align": True, "source": "prepare_video"})
     assert zoo.load(folder).card.crop == Crop(0.25, True, "prepare_video")
+    folder = write_run(tmp_path / "c", weights, crop={"margin": 0, "align": True, "source": "x", "size": [112, 96]})
+    assert zoo.load(folder).card.crop == Crop(0.0, True, "x", (112, 96))
 
 
 def test_a_text_with_a_slash_and_a_folder_beside_it_are_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +326,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "an infinite scale": ({"preprocess": {**SPEC, "scale": float("inf")}}, "scale"),
     "a huge image": ({"preprocess": {**SPEC, "size": [1 << 20, 1 << 20]}}, r"size .height, width."),
     "a crop without a margin": ({"crop": {"align": True}}, "crop is .*margin"),
+    "a crop without a height": ({"crop": {"margin": 0, "align": True, "size": [0, 96]}}, "crop is .*size"),
     "a crop that sees a continent": ({"crop": {"margin": 1e9, "align": False}}, "-0.4 to 4"),
     "channels of another order": ({"preprocess": {**SPEC, "channels": "GBR"}}, "channels"),
     "scores of words": ({"scores": {"public": "good"}}, "scores is"),
