@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo check quick test lint schema clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m converter.demo demo-out
+	$(BIN)/python -m finetune.demo demo-out
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[predict]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

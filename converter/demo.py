@@ -1,12 +1,17 @@
-"""`make demo`: make an example net, convert it with convert-caffe, reload what was written, run it, and hold it against its source."""
+"""The converter by itself: makes an example net, converts it with convert-caffe, reloads what was written, and holds it against its source.
+
+`make demo` is python -m finetune.demo: a trained net, and a face.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, verbose: bool = False) -> None:
     import numpy
     import torch
     from safetensors import safe_open
@@ -18,9 +23,11 @@ def main(folder: Path) -> None:
     prototxt, weights = write_example(folder)
     output = folder / "face.safetensors"
     print(f"An example net was made: {prototxt} and {weights} ({weights.stat().st_size / 1e6:.0f} MB, drawn weights).\n")
-    print(f"$ convert-caffe {prototxt}")
-    cli.main([str(prototxt)])
-    print(f"\n$ convert-caffe {prototxt} {weights} -o {output}")
+    if verbose:
+        print(f"$ convert-caffe {prototxt}")
+        cli.main([str(prototxt)])
+        print()
+    print(f"$ convert-caffe {prototxt} {weights} -o {output}")
     cli.main([str(prototxt), str(weights), "-o", str(output)])
 
     state = load_file(output)
@@ -45,8 +52,16 @@ def main(folder: Path) -> None:
     print(f"  the file names its source: sha256 {origin}")
     if not equal or same != len(state):
         sys.exit("The demo found a difference; please report it.")
-    print(f"\nNext: convert your own net.  {Path(sys.executable).parent}/convert-caffe --help")
+    print(f"\nNext: a trained net and a face.  {sys.executable} -m finetune.demo")
+
+
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    command = argparse.ArgumentParser(prog="python -m converter.demo", description="Converts a drawn example net and checks it.")
+    command.add_argument("folder", nargs="?", type=Path, default=Path("demo-out"), help="where the files go (default demo-out)")
+    command.add_argument("-v", "--verbose", action="store_true", help="print the net's layers, too")
+    return command.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-out"))
+    given = options()
+    main(given.folder, given.verbose)

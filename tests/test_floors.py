@@ -64,6 +64,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "protocol": {"errors", "labels"},
         "video": {"command", "errors", "extras", "files", "labels"},
         "predict": {"command", "errors", "extras", "files", "labels", "video"},
+        "demo": {"command", "errors", "predict"},
         "prepare_video": {"errors", "video"},
         "runs": {"errors", "labels", "protocol", "renamed"},
         "ensemble": {"command", "errors", "labels", "renamed", "runs"},

@@ -1,4 +1,4 @@
-"""`make demo`, as the README's first command runs it."""
+"""The converter's own demo, and the example net that it makes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def test_the_demo_converts_reloads_and_finds_no_difference(tmp_path: Path) -> No
     said = subprocess.run([sys.executable, "-m", "converter.demo", str(tmp_path / "out")], capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert "83 of 83 tensors are bit for bit" in said.stdout and "give equal outputs" in said.stdout
+    assert "finetune.demo" in said.stdout and "multiply-adds" not in said.stdout and len(said.stdout.splitlines()) < 15
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"face_deploy.prototxt", "face.caffemodel", "face.safetensors"}
 
 
