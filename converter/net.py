@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from converter.program import Program
 from converter.read.schema import text_of
+from converter.write.facts import facts_of
 from converter.write.source import write_source
 
 if TYPE_CHECKING:
@@ -113,8 +114,23 @@ class CaffeNet(nn.Module):
         return text_of(self._message)
 
     def to_source(self, path: str | os.PathLike[str]) -> None:
-        """Write the net as one readable Python file: a module class with this net's state-dict keys."""
-        write_source(path, dict(self.named_children()), self.program, name=self.name, outputs=self.outputs)
+        """Write the net as one readable Python file that needs torch only: a module class with this net's state-dict keys, and load(),
+        which reads the weights from the .safetensors file beside it. save("net.py") writes both."""
+        children = dict(self.named_children())
+        write_source(path, children, self.program, outputs=self.outputs, facts=self.facts(), preprocess=self.preprocess)
+
+    def facts(self, hashes: Mapping[str, str] | None = None, ignored: Sequence[str] = ()) -> dict[str, str]:
+        """What written files say of the net; `hashes`: the sha256 of its source files by name; `ignored`: fields that were ignored."""
+        return facts_of(
+            self.program,
+            name=self.name,
+            input_shapes=self.input_shapes,
+            outputs=self.outputs,
+            preprocess=self.preprocess,
+            ignored=ignored,
+            notes=self.notes,
+            hashes=hashes,
+        )
 
     def extra_repr(self) -> str:
         return f"inputs={self.inputs}, outputs={self.outputs}"

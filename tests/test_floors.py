@@ -27,13 +27,15 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "read": {"errors", "files"},
         "layers": {"errors", "read"},
         "program": {"layers"},
-        "write.source": {"files", "layers", "program"},  # the one writer that a net itself offers: to_source()
-        "net": {"preprocess", "program", "read", "write.source"},
+        "write.carried": set(),
+        "write.facts": {"preprocess", "program"},
+        "write.source": {"errors", "files", "layers", "preprocess", "program", "write.carried"},  # what a net itself offers: to_source()
+        "net": {"preprocess", "program", "read", "write.facts", "write.source"},
         "build": {"errors", "layers", "net", "preprocess", "program", "read"},
         "verify": {"errors", "net"},
         "conversion": {"build", "errors", "files", "net", "read"},
         "table": {"build", "errors", "read"},
-        "write": {"build", "errors", "files", "net", "program", "read", "write.source"},
+        "write": {"build", "errors", "files", "net", "program", "read", "write.carried", "write.facts", "write.source"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
         "cli": {"build", "conversion", "errors", "files", "layers", "read", "table", "verify", "write"},
         "example": {"write"},

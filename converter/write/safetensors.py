@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +12,6 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from converter import __version__
 from converter.build.assemble import assemble, load
 from converter.build.graph import Graph
 from converter.build.matching import Plan, changed, tensor_of
@@ -25,22 +23,6 @@ from converter.read.source import Source
 _CHUNK = 16 << 20
 Hashes = Callable[[], dict[str, str]]
 Progress = Callable[[int], None]
-
-
-def metadata(net: CaffeNet, graph: Graph, hashes: dict[str, str]) -> dict[str, str]:
-    """What a safetensors file says of its origin: strings only, as the format wants it."""
-    facts: dict[str, Any] = {
-        "converter": f"caffezoo {__version__}",
-        "net": graph.name,
-        "inputs": json.dumps({name: list(shape) for name, shape in graph.inputs.items()}),
-        "outputs": json.dumps(graph.outputs),
-        "layer_names": json.dumps({step.key: step.name for step in graph.steps if step.params}),
-        "preprocess": json.dumps(None if net.preprocess is None else asdict(net.preprocess)),
-    }
-    if graph.ignored:
-        facts["ignored"] = json.dumps(graph.ignored)
-    names = {name: name.encode("utf-8", "backslashreplace").decode() for name in hashes}  # JSON has no other bytes
-    return {**facts, **{f"sha256.{names[name]}": digest for name, digest in hashes.items()}}
 
 
 def write_safetensors(path: Path, graph: Graph, plan: Plan | None, hashes: Hashes, progress: Progress) -> None:
@@ -57,7 +39,7 @@ def write_safetensors(path: Path, graph: Graph, plan: Plan | None, hashes: Hashe
         entries[key] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + size]}
         at += size
     # int64 first would be aligned; safetensors asks for no order, only that there are no holes
-    header = json.dumps({"__metadata__": metadata(meta, graph, hashes()), **entries}, separators=(",", ":")).encode()
+    header = json.dumps({"__metadata__": meta.facts(hashes(), graph.ignored), **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with whole_file(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)

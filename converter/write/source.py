@@ -1,4 +1,5 @@
-"""Writes a CaffeNet as one readable Python file: a module class with the same children and state-dict keys.
+"""Writes a CaffeNet as one readable Python file that needs torch only: a class with the same children and state-dict keys, the
+modules that torch lacks with their docstrings, and load(), which reads the weights from a safetensors file beside it.
 
 Every text that comes from a prototxt stands in the source as a repr() of a string; names become attributes only where they
 are plain identifiers.
@@ -6,59 +7,175 @@ are plain identifiers.
 
 from __future__ import annotations
 
+import json
 import keyword
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.errors import UnsupportedError, printable, some
 from converter.files import whole_file
 from converter.layers.module import constructor_arguments
+from converter.write.carried import Carried, carry
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from converter.preprocess import Preprocess
     from converter.program import Program
+
+_READER = '''\
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict that a safetensors file holds: a header's length, the header in JSON, the values (huggingface.co/docs/safetensors)."""
+    types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+    found = {}
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(start - 8))
+        entries.pop("__metadata__", None)
+        for name, entry in entries.items():
+            first, last = entry["data_offsets"]
+            file.seek(start + first)
+            values = bytearray(file.read(last - first))
+            empty = torch.empty(0, dtype=types[entry["dtype"]])
+            found[name] = (torch.frombuffer(values, dtype=empty.dtype) if values else empty).reshape(entry["shape"])
+    return found
+'''
+_LOAD = '''\
+def load(weights: str | Path | None = None) -> Net:
+    """The net in eval mode, with its weights: those of the .safetensors file beside this one, unless another is named."""
+    %s
+    net.load_state_dict(read_weights(weights or Path(__file__).with_suffix(".safetensors"))%s)
+    return net.eval()
+'''
+_TAKEN = ("Net", "load", "read_weights", "METADATA", "json", "Path", "torch", "Tensor", "nn")
 
 
 def write_source(
-    path: str | os.PathLike[str], modules: Mapping[str, nn.Module], program: Program, *, name: str, outputs: Sequence[str]
+    path: str | os.PathLike[str],
+    modules: Mapping[str, nn.Module],
+    program: Program,
+    *,
+    outputs: Sequence[str],
+    facts: Mapping[str, str],
+    preprocess: Preprocess | None = None,
 ) -> None:
-    """Write the net's class to a .py file; load the weights with net.load_state_dict().
+    """Write the net's source to a .py file; the weights go beside it, into the .safetensors file of the same name.
 
     Args:
         path: the file to write.
         modules: the net's children.
         program: how they are called.
-        name: the net's name.
         outputs: the blobs that forward() returns.
+        facts: what converter.write.facts says of the net, for the file's docstring and METADATA.
+        preprocess: how images become the net's input; the class is written into the file, too.
 
     Raises:
+        UnsupportedError: a child whose source is not ours to write.
         ConversionError: the file cannot be written.
     """
+    text = source_of(modules, program, tuple(outputs), facts, preprocess)
     with whole_file(Path(path)) as file:
-        file.write(source_of(modules, program, name, tuple(outputs)).encode())
+        file.write(text.encode())
 
 
-def source_of(modules: Mapping[str, nn.Module], program: Program, name: str, outputs: tuple[str, ...]) -> str:
+def source_of(
+    modules: Mapping[str, nn.Module],
+    program: Program,
+    outputs: tuple[str, ...],
+    facts: Mapping[str, str],
+    preprocess: Preprocess | None = None,
+) -> str:
     """The file's text."""
-    calls = program.needed(outputs)
-    used = dict.fromkeys(key for key, *_ in calls)
+    used = dict.fromkeys(key for key, *_ in program.needed(outputs))
     modules = {key: module for key, module in modules.items() if key in used}
-    lines = ['"""A Caffe net as PyTorch source, written by caffezoo."""', "", "from torch import nn", ""]
-    ours = sorted({_prefix(module)[:-1] for module in modules.values()} - {"nn"})
-    if ours:
-        lines += [f"from converter.layers import {', '.join(ours)}", ""]
-    lines += ["", "class Net(nn.Module):"]
-    lines += [f"    name = {name!a}", f"    inputs = {_literal(tuple(program.inputs))}", f"    outputs = {_literal(outputs)}", ""]
-    lines += ["    def __init__(self):", "        super().__init__()"]
+    _check(modules, program)
+    ours = sorted({(type(module).__module__, type(module).__name__) for module in modules.values() if not _of_torch(module)})
+    carried = carry(ours, _TAKEN)
+    if preprocess is not None:
+        held = {each.name: _literal(getattr(preprocess, each.name)) for each in fields(preprocess)}
+        carried.add_record("converter.preprocess", "Preprocess", held, without=("with_mean_image",))
+    ties = _ties({key: modules[key] for key in used})
+    imports = carried.import_lines(
+        ("json", "", "json"), ("pathlib", "Path", "Path"), ("torch", "", "torch"), ("torch", "Tensor", "Tensor"), ("torch", "nn", "nn")
+    )
+    parts = [
+        "\n".join(
+            [*_docstring(program, outputs, facts, preprocess is not None), "", "from __future__ import annotations", "", *imports]
+        ).rstrip(),
+        "\n".join(["METADATA = {", *(f"    {key!a}: {_plain_value(value)}," for key, value in facts.items()), "}"]),
+        *carried.texts,
+        "\n".join([*_head(program, outputs, facts, preprocess, carried), *_body(modules, program, outputs, carried, ties)]),
+        _READER.rstrip(),
+        # load_state_dict() that copies keeps what layers share; the other way allocates nothing twice
+        (_LOAD % (("net = Net()", "") if ties else ('with torch.device("meta"):\n        net = Net()', ", assign=True"))).rstrip(),
+    ]
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _check(modules: Mapping[str, nn.Module], program: Program) -> None:
+    """Refuse children that the net did not have when it was converted, unless torch or this package has their source."""
+    names = {step.key: step.name for step in program.steps}
+    foreign = [
+        f"layer {names.get(key, key)!r} is now a {type(module).__module__}.{type(module).__qualname__}"
+        for key, module in modules.items()
+        if not (type(module).__module__.startswith("converter.layers.") or (_of_torch(module) and not list(module.children())))
+    ]
+    if foreign:
+        raise UnsupportedError(
+            f"as Python source, a net can have torch's layers and caffezoo's own, but {some(foreign)}. Save it as .pt2 or .onnx."
+        )
+
+
+def _docstring(program: Program, outputs: tuple[str, ...], facts: Mapping[str, str], preprocess: bool) -> list[str]:
+    shapes = json.loads(facts.get("inputs", "{}"))
+    takes = "; ".join(f"{name}: float32 {tuple(shapes[name])}" for name in program.inputs if name in shapes)
+    name = facts.get("net", "")
+    text = [
+        f"{name + ': a' if name else 'A'} Caffe net as PyTorch source that needs torch only, by {facts.get('converter', 'caffezoo')}.",
+        "",
+        "    net = load()  # in eval mode, with the weights of the .safetensors file beside this one",
+        f"    net({', '.join(program.inputs)})  # {takes}",
+        "",
+        f"It returns {outputs[0] if len(outputs) == 1 else 'a dict of ' + ', '.join(outputs)}. METADATA says where the net comes from."
+        + (" net.preprocess(image) makes an RGB image its input." if preprocess else ""),
+    ]
+    escaped = [printable(line).replace("\\", "\\\\").replace('"', '\\"').encode("ascii", "backslashreplace").decode() for line in text]
+    return [f'"""{escaped[0]}', *escaped[1:], '"""']
+
+
+def _plain_value(text: str) -> str:
+    """A fact as a Python literal: what is JSON as the value that it stands for."""
+    try:
+        return _literal(json.loads(text))
+    except ValueError:
+        return ascii(text)
+
+
+def _head(
+    program: Program, outputs: tuple[str, ...], facts: Mapping[str, str], preprocess: Preprocess | None, carried: Carried
+) -> list[str]:
+    """The class's attributes: those of a CaffeNet, so that no layer has their names."""
+    lines = ["class Net(nn.Module):", f"    name = {facts.get('net', '')!a}"]
+    lines += [f"    inputs = {_literal(tuple(program.inputs))}", f"    outputs = {_literal(outputs)}"]
+    if preprocess is not None:
+        lines += [f"    preprocess = {carried.names['converter.preprocess', 'Preprocess']}()"]
+    return lines
+
+
+def _body(modules: Mapping[str, nn.Module], program: Program, outputs: tuple[str, ...], carried: Carried, ties: list[str]) -> list[str]:
+    calls, steps = program.needed(outputs), {step.key: step for step in program.steps}
+    lines = ["", "    def __init__(self) -> None:", "        super().__init__()"]
     for key, module in modules.items():
         left, right = (f"self.{key} = ", "") if _plain(key) else (f"self.add_module({key!a}, ", ")")
-        lines.append(f"        {left}{_constructor(module)}{right}")
-    lines += _ties({key: modules[key] for key in used})
+        said = f"  # {steps[key].type} {steps[key].name!a}" if key in steps and steps[key].type else ""
+        lines.append(f"        {left}{_constructor(module, carried)}{right}{printable(said)}")
+    lines += ties
     variable = _variables(program.versions)
-    lines += ["", f"    def forward({', '.join(['self', *(variable[blob] for blob in program.inputs)])}):"]
+    lines += ["", f"    def forward({', '.join(['self', *(f'{variable[blob]}: Tensor' for blob in program.inputs)])}):"]
     for key, bottoms, tops, dead in calls:
         call = f"self.{key}" if _plain(key) else f"self._modules[{key!a}]"
         written = [variable[program.versions[i]] for i in tops]
@@ -70,7 +187,7 @@ def source_of(modules: Mapping[str, nn.Module], program: Program, name: str, out
             lines.append(f"        del {', '.join(done)}")
     found = [(blob, variable[blob]) for blob in outputs]
     result = found[0][1] if len(found) == 1 else "{" + ", ".join(f"{blob!a}: {value}" for blob, value in found) + "}"
-    return "\n".join([*lines, f"        return {result}", ""])
+    return [*lines, f"        return {result}"]
 
 
 def _variables(names: tuple[str, ...]) -> dict[str, str]:
@@ -94,14 +211,14 @@ def _plain(key: str) -> bool:
     return key.isascii() and key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("__")
 
 
-def _prefix(module: nn.Module) -> str:
-    home = type(module).__module__
-    return "nn." if home.startswith("torch.nn.") else f"{home.removeprefix('converter.layers.')}."
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
-def _constructor(module: nn.Module) -> str:
-    arguments = ", ".join(f"{name}={_literal(value)}" for name, value in constructor_arguments(module).items())
-    return f"{_prefix(module)}{type(module).__name__}({arguments})"
+def _constructor(module: nn.Module, carried: Carried) -> str:
+    kind = type(module)
+    name = f"nn.{kind.__name__}" if _of_torch(module) else carried.names[kind.__module__, kind.__name__]
+    return f"{name}({', '.join(f'{name}={_literal(value)}' for name, value in constructor_arguments(module).items())})"
 
 
 def _literal(value: object) -> str:
@@ -109,6 +226,8 @@ def _literal(value: object) -> str:
         return f"float({str(value)!r})"
     if isinstance(value, tuple):
         return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
     return ascii(value)
 
 
