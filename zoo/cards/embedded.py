@@ -48,7 +48,11 @@ def fer_mini(folder: Path, facts: dict[str, Any]) -> Card:
         task="facial expression in seven words",
         files=(File("fer_mini.caffemodel", (), weights["size"], (Checksum("sha256", weights["sha256"], MADE_HERE),)),),
         networks=(Network("fer_mini.prototxt", "fer_mini.caffemodel"),),
-        terms=Terms("3-clause BSD, as this package; nothing is said of the rights in FER2013's pictures", "LICENSE; arXiv 1307.0414"),
+        terms=Terms(
+            "the weights: 3-clause BSD, as this package; FER2013, which they were trained on, states no licence, and its pictures (not"
+            " included) belong to others: whether that bears on a use is for its user to judge",
+            "LICENSE; of the data: arXiv 1307.0414",
+        ),
         citation="Goodfellow et al.: Challenges in Representation Learning, 2013 (the data); Simonyan, Zisserman: Very Deep Convolutional"
         " Networks, ICLR 2015 (the pattern of the net)",
         input="(N, 1, 44, 44), a grey face",
