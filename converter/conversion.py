@@ -6,15 +6,19 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from converter.build.assemble import assemble, check_size, load
 from converter.build.embedded import embedded_spec
+from converter.build.folding import fold_batchnorm as fold
 from converter.build.graph import Graph, build_graph
 from converter.build.matching import Plan, match
 from converter.build.num_output import change_outputs, draw_anew
+from converter.build.rgb01 import take_rgb01
 from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, some
 from converter.files import head
 from converter.net import CaffeNet
+from converter.preprocess import Preprocess
 from converter.read.caffemodel import Weights
 from converter.read.prototxt import read_prototxt
 from converter.read.upgrade import NetSpec
@@ -33,6 +37,9 @@ def convert(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     num_output: Mapping[str, int] | None = None,
     ignore: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
+    fold_batchnorm: bool = False,
+    input: Literal["rgb01"] | None = None,
 ) -> CaffeNet:
     """Convert a Caffe net into a PyTorch module, in eval mode, with its weights loaded; whatever is not exact is an error.
 
@@ -46,12 +53,26 @@ def convert(
         num_output: layers that get another num_output, such as a classifier for finetuning: {"fc8": 7}. They take no values
             from the weight file: the weight is drawn by the prototxt's filler (xavier where that says zeros or nothing).
         ignore: fields of layers that you know to change nothing, by name or path: ("pooling_param.engine2",). Said in net.notes.
+        preprocess: how an image becomes the net's input, in place of what the prototxt says of it, or where it says nothing.
+        fold_batchnorm: BatchNorm and Scale layers go into the convolution or inner product beside them where that is exact; the net
+            has fewer layers then, and the blobs that are left have the values that they had. net.notes says what is left, and why.
+        input: "rgb01": the net takes RGB in 0..1, (N, 3, H, W): channel order, means and scale of `preprocess` go into its weights.
 
     Raises:
         ConversionError: one of its kinds (see converter.errors), naming file, layer, field and what to do.
     """
     graph, plan = prepare(
-        prototxt, weights, phase=phase, stages=stages, level=level, input_shapes=input_shapes, num_output=num_output, ignore=ignore
+        prototxt,
+        weights,
+        phase=phase,
+        stages=stages,
+        level=level,
+        input_shapes=input_shapes,
+        num_output=num_output,
+        ignore=ignore,
+        preprocess=preprocess,
+        fold_batchnorm=fold_batchnorm,
+        input=input,
     )
     return loaded(graph, plan, stacklevel=3)
 
@@ -75,6 +96,9 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     num_output: Mapping[str, int] | None = None,
     ignore: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
+    fold_batchnorm: bool = False,
+    input: Literal["rgb01"] | None = None,
 ) -> tuple[Graph, Plan | None]:
     """The net on the meta device, and where each of its values lies in the weight file (None without one)."""
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
@@ -105,6 +129,11 @@ def prepare(
         raise MismatchError(f"{error} Or the input shape that was given is wrong: {given}.") from None
     if plan is not None:
         graph.notes += plan.notes
+    graph.preprocess = preprocess or graph.preprocess
+    if fold_batchnorm:
+        graph, plan = fold(graph, plan)
+    if input is not None:
+        graph, plan = take_rgb01(graph, plan)
     return graph, plan
 
 

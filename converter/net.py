@@ -34,6 +34,7 @@ class CaffeNet(nn.Module):
             or a keyword gets a trailing '_').
         preprocess: what the prototxt's transform_param says of the images, net.preprocess(image); or None.
         notes: what was ignored in the files, and why.
+        changes: what was asked to be other than in the files (folded layers, another input), and was done.
         program: what the net computes, as data.
     """
 
@@ -46,6 +47,7 @@ class CaffeNet(nn.Module):
         name: str = "",
         preprocess: Preprocess | None = None,
         notes: Sequence[str] = (),
+        changes: Sequence[str] = (),
         message: bytes = b"",
     ):
         super().__init__()
@@ -55,7 +57,7 @@ class CaffeNet(nn.Module):
         self.inputs, self.outputs = tuple(program.inputs), program.outputs
         self.input_shapes = dict(input_shapes)
         self.layer_names = {step.key: step.name for step in program.steps}
-        self.preprocess, self.notes = preprocess, tuple(notes)
+        self.preprocess, self.notes, self.changes = preprocess, tuple(notes), tuple(changes)
         self._message = message
         self._calls = {self.outputs: program.needed(self.outputs)}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Image: TypeAlias = Tensor | numpy.ndarray | PIL.Image.Image
     Pixels: TypeAlias = Tensor | numpy.ndarray
 
-_LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601, as OpenCV and Pillow convert to grey
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601, as OpenCV and Pillow convert to grey
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -83,7 +83,7 @@ class Preprocess:
         if pixels.shape[-3] == 1:
             return pixels if self.channels == "GRAY" else pixels.expand(*pixels.shape[:-3], 3, -1, -1)
         if self.channels == "GRAY":
-            return (pixels * torch.tensor(_LUMA, device=pixels.device).view(3, 1, 1)).sum(-3, keepdim=True)
+            return (pixels * torch.tensor(LUMA, device=pixels.device).view(3, 1, 1)).sum(-3, keepdim=True)
         return pixels.flip(-3) if self.channels == "BGR" else pixels
 
     def _centred(self, pixels: Tensor, mean_image: Pixels | None) -> Tensor:

@@ -33,7 +33,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "net": {"preprocess", "program", "read", "write.facts", "write.source"},
         "build": {"errors", "layers", "net", "preprocess", "program", "read"},
         "verify": {"errors", "net"},
-        "conversion": {"build", "errors", "files", "net", "read"},
+        "conversion": {"build", "errors", "files", "net", "preprocess", "read"},
         "table": {"build", "errors", "read"},
         "write": {"build", "errors", "files", "net", "program", "read", "write.carried", "write.facts", "write.source"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},

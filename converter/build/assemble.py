@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -12,7 +12,6 @@ from converter.build.fillers import fill
 from converter.build.matching import Plan, changed, tensor_of
 from converter.errors import GraphError
 from converter.net import CaffeNet
-from converter.preprocess import Preprocess
 from converter.program import Step
 
 if TYPE_CHECKING:
@@ -40,8 +39,9 @@ def assemble(graph: Graph) -> CaffeNet:
         graph.program,
         graph.inputs,
         name=graph.name,
-        preprocess=preprocess_of(graph),
+        preprocess=graph.preprocess,
         notes=graph.notes,
+        changes=graph.changes,
         message=deploy_message(graph),
     )
     return net.eval()
@@ -53,6 +53,7 @@ def load(net: CaffeNet, graph: Graph, plan: Plan | None) -> None:
     try:
         if plan is not None:
             values.update({key: tensor_of(blob, shape) for key, (blob, shape) in plan.whole.items()})
+            values.update(plan.values)
             for step, blobs in plan.made:
                 values.update(changed(step, blobs))
         for step in graph.steps if plan is None else plan.filled:
@@ -89,35 +90,3 @@ def tie(net: CaffeNet, values: dict[str, Tensor]) -> None:
             if not isinstance(values[first], nn.Parameter):
                 values[first] = nn.Parameter(values[first])
             values[key] = values[first]
-
-
-def preprocess_of(graph: Graph) -> Preprocess | None:
-    """What the first data layer with a transform_param says of its images, as Caffe's DataTransformer does it in the phase TEST.
-
-    Images keep their size and are cropped (WindowData warps its windows to the crop; ImageData may resize first). Without a
-    crop they have the input's size. None where no layer says anything, or where the input has neither 1 nor 3 channels.
-    """
-    for spec in graph.sources:
-        if not spec.message.HasField("transform_param") or not spec.message.top:
-            continue
-        shape = graph.inputs.get(spec.message.top[0], ())
-        if len(shape) != 4 or shape[1] not in (1, 3):
-            return None
-        transform, images = spec.message.transform_param, spec.message.image_data_param
-        crop = (transform.crop_size, transform.crop_size) if transform.crop_size else None
-        resize: tuple[int, int] | Literal["keep"] = "keep"
-        if images.new_height and images.new_width:
-            resize = (images.new_height, images.new_width)
-        means = tuple(transform.mean_value) or (0.0,)
-        if len(means) not in (1, shape[1]):
-            graph.notes.append(f"{spec} has {len(means)} mean_value for {shape[1]} channels, which Caffe refuses: preprocess is None")
-            return None
-        return Preprocess(
-            size=crop or (shape[2], shape[3]),
-            channels="GRAY" if shape[1] == 1 else "BGR",
-            mean=transform.mean_file if transform.HasField("mean_file") else means * (shape[1] // len(means)),
-            source="the prototxt's transform_param",
-            scale=transform.scale,
-            resize=resize if crop and spec.type != "WindowData" else None,
-        )
-    return None

@@ -12,13 +12,14 @@ import keyword
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from converter.build.meta import QuickMeta
 from converter.build.phases import kept_layers
+from converter.build.preprocessing import preprocess_of
 from converter.build.pruning import prune
 from converter.errors import GraphError, UnsupportedError, shown, some
 from converter.layers import Layer, LayerType, Sources, build, layer_type
@@ -27,6 +28,7 @@ from converter.layers.fork_data import stated_shapes
 from converter.layers.module import Shared
 from converter.layers.registry import Ignored, find_type, first_line, input_argument, input_options, refuse_unknown, shapes_of
 from converter.net import CaffeNet
+from converter.preprocess import Preprocess
 from converter.program import Program, Shape, Step
 from converter.read.schema import message_class
 from converter.read.upgrade import LayerSpec, NetSpec
@@ -52,6 +54,8 @@ class Graph:
     layers: list[LayerSpec]  # those of this phase, in the file's order
     notes: list[str]
     ignored: tuple[str, ...] = ()  # fields that the user knows to be harmless
+    preprocess: Preprocess | None = None  # how an image becomes the net's input
+    changes: list[str] = field(default_factory=list)  # what was asked to be other than in the files, and was done
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -436,6 +440,7 @@ def build_graph(
         raise GraphError(f"phase {phase!r} is neither 'TRAIN' nor 'TEST'.")
     layers = kept_layers(spec, phase, stages, level)
     graph = _Builder(spec, phase, layers, input_shapes or {}, Ignored(ignore)).run()
+    graph.preprocess = preprocess_of(graph.sources, graph.inputs, graph.notes)
     dropped = {id(layer) for layer in spec.layers} - {id(layer) for layer in layers}
     outside = [str(u) for u in spec.unknown]
     outside += [str(u) for layer in spec.layers if id(layer) in dropped for u in layer.unknown]

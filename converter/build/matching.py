@@ -24,6 +24,7 @@ class Plan:
 
     whole: dict[str, tuple[Blob, tuple[int, ...]]] = field(default_factory=dict)  # the blob's values as they are, in this shape
     made: list[tuple[Step, list[Blob]]] = field(default_factory=list)  # layers whose values change on the way
+    values: dict[str, Tensor] = field(default_factory=dict)  # entries that are in no file: what folding made of several layers
     filled: list[Step] = field(default_factory=list)  # second layers of a name, which Caffe leaves at their fillers; layers drawn anew
     notes: list[str] = field(default_factory=list)
 

@@ -64,6 +64,9 @@ def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[s
     made: dict[str, Tensor] = {}
     loads = {step.key: (step, blobs) for step, blobs in plan.made}
     for key in meta.state_dict():
+        if key in plan.values:
+            yield key, plan.values[key]
+            continue
         if key in plan.whole:
             blob, shape = plan.whole[key]
             span = blob.plain()
