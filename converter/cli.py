@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 
 from converter import __version__
 from converter.errors import ConversionError, printable
+from converter.extras import missing
 from converter.files import head
+from converter.terminal import Parser, notes, say
 
 _EXAMPLES = """\
 examples:
@@ -29,7 +31,7 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="convert-caffe",
         description="Convert Caffe nets to PyTorch, exactly: what cannot be converted exactly is an error.",
         epilog=_EXAMPLES,
@@ -66,10 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p = parser()
     options = p.parse_args(arguments)
     try:
-        run(options, p.error)
+        with notes():
+            run(options, p.error)
         sys.stdout.flush()
     except ConversionError as error:
         sys.exit(f"convert-caffe: {_one_paragraph(str(error))}")
+    except ImportError as error:
+        if (reason := missing(error)) is None:
+            raise
+        sys.exit(f"convert-caffe: {_one_paragraph(reason)}")
     except KeyboardInterrupt:
         sys.stderr.write("convert-caffe: interrupted; nothing was written\n")
         sys.exit(130)
@@ -90,7 +97,6 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _one_paragraph(text: str) -> str:
-
     return printable(" ".join(text.split()))
 
 
@@ -248,7 +254,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
             checked = "the structure; load the weights from a state dict, as -o net.safetensors writes one"
         from converter.table import counted
 
-        print(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
+        say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
 
 
 def _check_output(output: Path, sources: list[Path]) -> None:
@@ -278,7 +284,7 @@ def _write_mean(options: argparse.Namespace, path: Path) -> None:
     with whole_file(output) as file:
         file.write(save({"mean": mean}))
     if not options.quiet:
-        print(f"{output}: mean of shape {'×'.join(map(str, mean.shape))}")
+        say(f"{output}: mean of shape {'×'.join(map(str, mean.shape))}")
 
 
 class _Bar:
@@ -289,7 +295,7 @@ class _Bar:
         if total > 64 << 20 and sys.stderr.isatty() and not (options.quiet or options.json):
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False)
+            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc=printable(name), leave=False)
 
     def __call__(self, count: int) -> None:
         if self.bar is not None:

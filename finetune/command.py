@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shlex
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from finetune import renamed
 from finetune.errors import FinetuneError, Stopped
 from finetune.overrides import changed, parse_settings
-from zoo.errors import ZooError, printable
+from zoo.errors import ZooError
+from zoo.terminal import Parser, missing, notes, say
 
 
 class Recipe(Protocol):
@@ -36,7 +35,7 @@ def parser(
 ) -> argparse.ArgumentParser:
     """The options that every recipe has. `protocols` are the choices of --protocol."""
     listed = "\n".join(f"  {name:<16} {recipe.about}" for name, recipe in recipes.items())
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog=f"python -m {module}",
         description=about,
         epilog=f"recipes:\n{listed}",
@@ -91,7 +90,7 @@ def exit_status_of(work: Callable[[], object]) -> int:
 
     130 and 143 after Ctrl-C and SIGTERM, as a shell reports them; 2 is argparse's, for a command that cannot be understood.
     """
-    with plain_warnings():
+    with notes():
         try:
             work()
             leave_group()
@@ -102,11 +101,16 @@ def exit_status_of(work: Callable[[], object]) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except (FinetuneError, ZooError) as error:
-            print(printable(f"error: {error}", "\n"), file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
+            return 1
+        except ImportError as error:
+            if (reason := missing(error)) is None:
+                raise
+            say(f"error: {reason}", sys.stderr)
             return 1
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            print(printable(f"error: {where}{error.strerror or error}", "\n"), file=sys.stderr)
+            say(f"error: {where}{error.strerror or error}", sys.stderr)
             return 1
     return 0
 
@@ -120,18 +124,3 @@ def leave_group() -> None:
     if group.is_available() and group.is_initialized():
         group.barrier()
         group.destroy_process_group()
-
-
-@contextlib.contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings as a line without the place in the code."""
-    before = warnings.formatwarning
-
-    def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-        return f"note: {message}\n" if category is UserWarning else before(message, category, filename, lineno, line)
-
-    warnings.formatwarning = plain
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before

@@ -22,6 +22,7 @@ from finetune.clips.records import Lists
 from finetune.command import command_line, exit_status_of, parser, recipe_from
 from finetune.config import Augment, Sampling, Training
 from finetune.errors import FinetuneError
+from finetune.extras import TRAINING, require
 from finetune.overrides import changed
 from finetune.protocol import ClipProtocol, plan_clips, sampled
 from zoo import Preprocess
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
+        require(*TRAINING)
         recipe = RECIPES[options.recipe]
         if options.encoder is not None:
             recipe = with_encoder(recipe, options.encoder)

@@ -8,7 +8,6 @@ Reads the predictions in the run folders; needs neither models nor images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from finetune.runs.metrics import (
     score_table,
     unit_of,
 )
-from zoo.errors import printable
+from zoo.terminal import Parser, say
 
 __all__ = ["averaged", "check_alike", "main"]
 
@@ -246,7 +245,7 @@ def notes(found: Summary, members: Sequence[Member]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 1 for runs that cannot be read or compared."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m finetune.ensemble",
         description="Runs side by side: each one's accuracy, their mean and spread, and the mean of their probabilities.",
     )
@@ -259,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         members, split = read_members(options.runs, options.split)
         found = summary(members, split)
         try:
-            print(json.dumps(found, indent=1) if options.json else printable(as_text(found, members), "\n"), flush=True)
+            say(json.dumps(found, indent=1) if options.json else as_text(found, members))
         except BrokenPipeError:  # ... | head
             sys.stderr.close()
 

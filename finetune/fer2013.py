@@ -18,6 +18,7 @@ from finetune import renamed
 from finetune.command import command_line, exit_status_of, parser, recipe_from
 from finetune.config import Augment, Training
 from finetune.errors import FinetuneError
+from finetune.extras import TRAINING, require
 from finetune.images import nets
 from finetune.images.recipe import Recipe
 from finetune.overrides import changed
@@ -191,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
+        require(*TRAINING)
         from finetune.images.job import image_job
 
         recipe = recipe_from(RECIPES[options.recipe], options)

@@ -22,6 +22,7 @@ from finetune.video.prepare import prepare
 from finetune.video.records import STATUSES, Options, Outcome, UsageError, Video
 from finetune.video.sources import find_videos
 from zoo.errors import ZooError, printable
+from zoo.terminal import Parser, missing, notes, say
 
 FEW = 5  # names in the summary
 
@@ -37,17 +38,22 @@ def main(argv: Sequence[str] | None = None, *, detector: Callable[[str], faces.D
     except FinetuneError as error:
         command.error(str(error))
     try:
-        with terminated_like_interrupted():
+        with terminated_like_interrupted(), notes():
             results = prepare(given.src, given.dst, options, processes=given.workers, device=given.device, detector=detector)
     except UsageError as error:
         command.error(str(error))
     except (FinetuneError, ZooError) as error:
-        print(f"prepare_video: {error}", file=sys.stderr)
+        say(f"prepare_video: {error}", sys.stderr)
+        return 1
+    except ImportError as error:
+        if (reason := missing(error)) is None:
+            raise
+        say(f"prepare_video: {reason}", sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
         print("prepare_video: interrupted; finished videos are kept, the same command goes on with the others", file=sys.stderr)
         return 143 if isinstance(interruption, Terminated) else 130
-    print(summary(results, given.dst, options, time.monotonic() - begin))
+    say(summary(results, given.dst, options, time.monotonic() - begin))
     return int(any(outcome.status != "done" for _, outcome in results))
 
 
@@ -93,7 +99,7 @@ def summary(results: Sequence[tuple[Video, Outcome]], dst: Path, options: Option
 
 
 def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m finetune.prepare_video",
         description="Finds, follows and aligns one face in each video and writes it as images:"
         " SRC/[split/]Emotion/clip.avi becomes DST/[split/]Emotion/clip/images0001.jpg, ...",

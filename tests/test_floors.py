@@ -22,6 +22,8 @@ PACKAGES: dict[str, set[str]] = {
 FLOORS: dict[str, dict[str, set[str]]] = {
     "converter": {
         "errors": set(),
+        "extras": set(),
+        "terminal": {"errors"},
         "preprocess": set(),
         "files": {"errors"},
         "read": {"errors", "files"},
@@ -37,12 +39,13 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "table": {"build", "errors", "read"},
         "write": {"build", "errors", "files", "net", "program", "read", "write.carried", "write.facts", "write.source"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
-        "cli": {"build", "conversion", "errors", "files", "layers", "read", "table", "verify", "write"},
+        "cli": {"build", "conversion", "errors", "extras", "files", "layers", "read", "table", "terminal", "verify", "write"},
         "example": {"write"},
         "demo": {"cli", "example"},
     },
     "zoo": {
         "errors": set(),
+        "terminal": set(),
         "preprocess": set(),
         "cards": {"errors"},
         "disk": {"errors"},
@@ -50,7 +53,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "files": {"cards", "disk", "errors"},
         "models": {"cards", "disk", "errors", "files", "pictures"},
         "embedding": {"cards", "disk", "errors", "files", "models", "pictures"},
-        "cli": {"cards", "disk", "embedding", "errors", "files", "models", "pictures"},
+        "cli": {"cards", "disk", "embedding", "errors", "files", "models", "pictures", "terminal"},
     },
     "finetune": {
         "config": set(),
@@ -73,8 +76,8 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "train": {"config", "errors", "labels", "protocol", "runs"},
         "images": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
         "clips": {"arrays", "config", "errors", "files", "labels", "protocol", "runs", "tensor_cache", "train"},
-        "fer2013": {"command", "config", "errors", "images", "overrides", "protocol", "renamed"},
-        "emotiw": {"clips", "command", "config", "errors", "overrides", "protocol", "train", "video"},
+        "fer2013": {"command", "config", "errors", "extras", "images", "overrides", "protocol", "renamed"},
+        "emotiw": {"clips", "command", "config", "errors", "extras", "overrides", "protocol", "train", "video"},
     },
 }
 MODULES = {

@@ -19,9 +19,10 @@ from converter import __version__
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
-from zoo.errors import PictureError, ZooError, printable
+from zoo.errors import PictureError, ZooError
 from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
+from zoo.terminal import Parser, missing, notes, require, say
 
 
 class Terminated(KeyboardInterrupt):
@@ -32,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 usage (argparse's), 130 for Ctrl-C, 143 for SIGTERM."""
     options = _parser().parse_args(argv)
     try:
-        with _terminable():
+        with _terminable(), notes():
             value, text, status = options.run(options)
-            print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if options.json else text, flush=True)
+            say(json.dumps(value, indent=1, default=str) if options.json else text)
             return int(status)
     except BrokenPipeError:  # caffe-zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,13 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    except ImportError as error:
+        if (reason := missing(error)) is None:
+            raise
+        return _failed(reason)
     except KeyboardInterrupt as interruption:
         print("caffe-zoo: interrupted; what has come is kept", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT)
 
 
 def _failed(reason: str) -> int:
-    print("\n".join(printable(line) for line in f"caffe-zoo: {reason}".split("\n")), file=sys.stderr)
+    say(f"caffe-zoo: {reason}", sys.stderr)
     return 1
 
 
@@ -151,7 +156,7 @@ def _embed(options: argparse.Namespace) -> Answer:
 
     paths = pictures_in(options.paths)
     if not paths:
-        raise PictureError(f"no pictures in {', '.join(map(printable, options.paths))}")
+        raise PictureError(f"no pictures in {', '.join(map(str, options.paths))}")
     if not options.output.parent.is_dir():
         raise PictureError(f"{options.output}: there is no folder {options.output.parent}; make it first")
     model = _model(options)
@@ -160,7 +165,7 @@ def _embed(options: argparse.Namespace) -> Answer:
     save_npz(found, options.output)
     count, width = found.vectors.shape
     text = [f"{options.output}: {count - len(found.failures)} embeddings of {width} numbers, from {count} pictures"]
-    text += [f"  no embedding: {printable(path)}: {printable(reason)}" for path, reason in found.failures]
+    text += [f"  no embedding: {path}: {reason}" for path, reason in found.failures]
     value = {"path": str(options.output), "embeddings": count - len(found.failures), "size": width, "failures": dict(found.failures)}
     return value, "\n".join(text), int(bool(found.failures))
 
@@ -177,10 +182,7 @@ def _model(options: argparse.Namespace) -> Any:
     from zoo.models.named import load
     from zoo.models.runs import is_run
 
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise PictureError(f"pictures are read by Pillow, which cannot be imported ({error}): pip install pillow") from None
+    require("PIL.Image")
     if is_run(options.name):
         return load(Path(options.name))
     card = registry.card_of(options.name)
@@ -260,13 +262,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+def _parser() -> Parser:
+    shared = Parser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON")
-    consent = argparse.ArgumentParser(add_help=False)
+    consent = Parser(add_help=False)
     consent.add_argument("--accept-terms", action="store_true", help="agree to the model's terms")
     consent.add_argument("--allow-unverified", action="store_true", help="accept a file without a published checksum, and pin what came")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="caffe-zoo",
         description="Pretrained Caffe weights: downloaded from their authors, verified, converted once.",
         epilog="The cache is $CAFFEZOO_HOME, or the user's cache directory. CAFFEZOO_OFFLINE=1 switches the network off.",
@@ -274,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"caffezoo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: object, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(name: str, run: object, help: str, *parents: Parser) -> Parser:
         added = commands.add_parser(name, help=help, description=help, parents=[shared, *parents])
         added.set_defaults(run=run)
         return added

@@ -32,7 +32,7 @@ from finetune.labels import split_counts
 from finetune.protocol import split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
-from zoo.errors import CacheError
+from zoo.errors import CacheError, printable
 
 DECODER = "2"  # part of the cache's names: raise it when the same source decodes to something else
 
@@ -176,7 +176,7 @@ def fingerprint(listing: Listing) -> tuple[str, list[str]]:
 
     digest = hashlib.sha256(json.dumps(listing.classes).encode())
     splits: dict[bytes, dict[str, str]] = {}
-    for row, clip in enumerate(tqdm(listing.clips, f"{listing.root.name}, hashing", delay=2, disable=None, leave=False)):
+    for row, clip in enumerate(tqdm(listing.clips, f"{printable(listing.root.name)}, hashing", delay=2, disable=None, leave=False)):
         content = hashlib.sha256()
         names = [path.relative_to(listing.root).as_posix() for path in clip.frames]
         for path in clip.frames:

@@ -22,6 +22,7 @@ from finetune.clips.records import ClassIndex, Clip, Decoded, Listing, Lists
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.files import LARGEST_SIDE, read_image
 from finetune.labels import SPLIT_ORDER
+from zoo.errors import printable
 
 
 def list_clips(root: Path, lists: Lists | None, class_index: ClassIndex | None) -> Listing:
@@ -104,7 +105,12 @@ def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
         try:
             decoded = pool.map(frames_of, listing.clips)
             for clip, frames in tqdm(
-                zip(listing.clips, decoded, strict=True), listing.root.name, len(listing.clips), delay=2, disable=None, leave=False
+                zip(listing.clips, decoded, strict=True),
+                printable(listing.root.name),
+                len(listing.clips),
+                delay=2,
+                disable=None,
+                leave=False,
             ):
                 for path, frame in zip(clip.frames, frames, strict=True):
                     seen.setdefault(frame.shape[:2], path)

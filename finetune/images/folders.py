@@ -12,6 +12,7 @@ from finetune.errors import FinetuneError, SizesDiffer
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, read_image, subfolders
 from finetune.images.records import CSV_NAMES, Decoded
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, class_names, natural, split_of
+from zoo.errors import printable
 
 
 def class_folders(root: Path, size: int | None) -> Decoded:
@@ -33,7 +34,7 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     # One thread: on 48×48 PNG files two take 1.5 times as long, the interpreter's lock being held most of the time.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image refuses by its own limit
-        images = [read_image(entry.path, size) for entry in tqdm(files, root.name, delay=2, disable=None, leave=False)]
+        images = [read_image(entry.path, size) for entry in tqdm(files, printable(root.name), delay=2, disable=None, leave=False)]
     shapes = {image.shape[:2]: entry.path for image, entry in zip(reversed(images), reversed(files), strict=True)}
     if len(shapes) > 1:
         (first, first_path), (second, second_path) = list(shapes.items())[:2]

@@ -13,10 +13,10 @@ from typing import Any
 
 from finetune.command import exit_status_of
 from finetune.errors import FinetuneError
-from finetune.extras import to_install
 from finetune.predict.sources import End, Look
 from finetune.predict.timeline import clock
 from zoo.errors import printable
+from zoo.terminal import Parser, require, say
 
 LONGEST = 1280  # pixels of the longer side of what is searched for faces
 EXPRESSION_NOTE = (
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Does what the command's options say; returns how many files could not be read."""
-    _require_pillow()
+    require("PIL.Image")
     from tqdm import tqdm
 
     from finetune.predict.camera import camera
@@ -75,9 +75,9 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None and options.output.resolve() in inputs:
         raise FinetuneError(f"{options.output} is one of the files to look at; give -o another name")
     print(EXPRESSION_NOTE if model.expressions else OTHER_NOTE, file=sys.stderr)
-    print(f"{printable(model.name)} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", file=sys.stderr)
+    say(f"{model.name} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", sys.stderr)
     if search.name != "none":
-        print(f"crop: {printable(told(model.crop))}", file=sys.stderr)
+        say(f"crop: {told(model.crop)}", sys.stderr)
 
     bar = tqdm(total=len(sources), unit="file", disable=None if options.camera is None else True)
     facts = {
@@ -105,8 +105,8 @@ def predict(options: argparse.Namespace) -> int:
         bar.close()
         sink.finish({name.replace(" ", "_"): count for name, count in outlet.counts.items()})
     for note in outlet.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(outlet.summary(others, time.monotonic() - begin))
+        say(f"note: {note}", sys.stderr)
+    say(outlet.summary(others, time.monotonic() - begin))
     if stopped and options.camera is None:
         raise KeyboardInterrupt  # what was seen is written; a camera ends no other way
     return outlet.counts["unreadable"]
@@ -154,13 +154,6 @@ def _device(wanted: str | None) -> str:
     return wanted
 
 
-def _require_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise FinetuneError(f"pictures are read by Pillow, which cannot be imported ({error}): {to_install('predict')}") from None
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 1")
@@ -194,7 +187,7 @@ def _result(text: str) -> Path:
 
 
 def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m finetune.predict",
         description="Finds the faces in pictures, folders, videos or a camera, and says what a net reads in each: a line a face.",
         epilog="Needs the extra predict; fetches nothing. Exit status: 0 done, 1 a file could not be read, 2 a wrong command, 130 stopped.",

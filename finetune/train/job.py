@@ -27,6 +27,8 @@ from finetune.train.loop import Progress, Trainer
 from finetune.train.task import Task
 from zoo import Preprocess
 from zoo.cards.record import Crop
+from zoo.errors import printable
+from zoo.terminal import say
 
 PROTOTXT = "net.prototxt"  # the file of a run that holds the structure of a converted net
 
@@ -158,13 +160,13 @@ class Job(ABC, Generic[RecipeT, DataT]):
         """Raises FinetuneError or ZooError, before anything is trained where it can, and Stopped after a signal."""
         if resume and (self.out / "result.json").is_file():
             Run.resume(self.out, self.config())
-            self.accelerator.print(f"{self.out} is finished: {self.out / 'report.html'}")
+            self.accelerator.print(printable(f"{self.out} is finished: {self.out / 'report.html'}"))
             return
         began = time.monotonic()
         with self.accelerator.main_process_first():
             start = self.start()
         folder = self.open_folder(resume=resume, overwrite=overwrite)
-        self.accelerator.print(self.headline(start.model))
+        self.accelerator.print(printable(self.headline(start.model), "\n"))
 
         task, training = self.task(start.model), self.recipe.training
         trainer = Trainer(start.model, task, training, self.accelerator, folder, select=self.plan.select, through=self.trained, began=began)
@@ -245,7 +247,7 @@ class Job(ABC, Generic[RecipeT, DataT]):
         self.write_files(folder, tensors)
         folder.finish(self.result(folder, progress, table))
         report = write_report(self.out, self.pictures(self.plan.rows[self.plan.report]))
-        print(self.summary(table, progress), f"report: {report}", sep="\n")
+        say(f"{self.summary(table, progress)}\nreport: {report}")
 
     def card(self, start: Start, table: Mapping[str, Scores]) -> dict[str, object]:
         """card.json: what zoo.load() needs to know of the net."""

@@ -1,0 +1,69 @@
+"""Packages that may be missing, and the words that install them: true in a checkout, and beside a wheel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shlex
+
+# Import name: what people call it, and the extra that brings it; "" for what caffezoo always needs.
+PACKAGES = {
+    "PIL": ("Pillow", "predict"),
+    "accelerate": ("Accelerate", "finetune"),
+    "av": ("PyAV", "video"),
+    "cv2": ("OpenCV", "predict"),
+    "gradio": ("Gradio", "serve"),
+    "h5py": ("h5py", "hdf5"),
+    "huggingface_hub": ("huggingface_hub", "hub"),
+    "jinja2": ("Jinja2", "finetune"),
+    "matplotlib": ("Matplotlib", "finetune"),
+    "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("ONNX Runtime", "onnx"),
+    "onnxscript": ("ONNX Script", "onnx"),
+    "tensorboard": ("TensorBoard", "finetune"),
+    "torchmetrics": ("TorchMetrics", "finetune"),
+    "filelock": ("filelock", ""),
+    "google": ("protobuf", ""),
+    "numpy": ("NumPy", ""),
+    "platformdirs": ("platformdirs", ""),
+    "requests": ("Requests", ""),
+    "safetensors": ("safetensors", ""),
+    "torch": ("PyTorch", ""),
+    "torchvision": ("torchvision", ""),
+    "tqdm": ("tqdm", ""),
+    "urllib3": ("urllib3", ""),
+}
+
+
+def to_install(extra: str) -> str:
+    """The command that brings what an extra of caffezoo names, by the packages' own names."""
+    try:
+        needed = importlib.metadata.requires("caffezoo") or []
+    except importlib.metadata.PackageNotFoundError:
+        needed = []
+    packages = [each.split(";")[0].strip() for each in needed if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", each)]
+    if not packages:
+        return f"pip install -e '.[{extra}]' in caffezoo's checkout"
+    return f"pip install {shlex.join(packages)}"
+
+
+def missing(error: ImportError) -> str | None:
+    """What to say of a package that cannot be imported, and how to install it; None if it is none that caffezoo knows."""
+    name = (error.name or "").partition(".")[0]
+    if name not in PACKAGES:
+        return None
+    title, extra = PACKAGES[name]
+    how = to_install(extra) if extra else f"pip install {'protobuf' if name == 'google' else name}"
+    return f"{title} is needed for this and cannot be imported ({error}): {how}"
+
+
+def require(*names: str) -> None:
+    """Raises ModuleNotFoundError for the first of the packages that is not there: before the work, not at its end."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
