@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from converter import __version__
 from converter.errors import ConversionError, printable
-from converter.extras import missing
-from converter.files import head
+from converter.extras import missing, require
+from converter.files import SUFFIXES, head
 from converter.terminal import Parser, notes, say
+
+if TYPE_CHECKING:
+    from converter.verify import Comparison
 
 _EXAMPLES = """\
 examples:
@@ -26,6 +29,7 @@ examples:
   convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
   convert-caffe net.caffemodel                                       list layers and blobs
   convert-caffe deploy.prototxt net.caffemodel --verify              compare with OpenCV (or Caffe, where it is installed)
+  convert-caffe deploy.prototxt net.caffemodel --report net.html     write a page of it: drawing, layers, weights
   convert-caffe mean.binaryproto -o mean.safetensors                 convert a mean image
 """
 
@@ -55,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--random-weights", action="store_true", help="without a caffemodel, write what the prototxt's fillers draw")
     p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
+    p.add_argument("--report", type=Path, metavar="NET.html", help="write a page: the net drawn, its layers, weights, what was verified")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--list-layers", action="store_true", help="print the layer types, with parameters, origin and refusals")
@@ -110,19 +115,25 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
         usage("--half goes with -o net.caffemodel; a state dict is halved in PyTorch")
     prototxt, weights = _told_apart(options.files, usage)
     shapes = _shapes(options.input_shape, usage)
+    if options.report is not None:
+        require("jinja2")
+        _check_output(options.report, [p for p in (prototxt, weights, options.output) if p is not None], (".html", ".htm"))
+    compared: list[Comparison] = []
     if options.verify:
         if prototxt is None or weights is None:
             usage("--verify takes a prototxt and a caffemodel")
         else:
-            _verify(options, prototxt, weights, shapes)
-    if options.output is None and not options.verify:
+            compared = _verify(options, prototxt, weights, shapes)
+    if options.output is None and not options.verify and options.report is None:
         _show(options, prototxt, weights, shapes)
     elif options.output is None:
-        return
+        pass
     elif prototxt is None and weights is not None and _is_mean(weights):
         _write_mean(options, weights)
     else:
         _convert(options, prototxt, weights, shapes)
+    if options.report is not None:
+        _report(options, prototxt, weights, shapes, compared)
 
 
 def _told_apart(files: list[Path], usage: Callable[[str], NoReturn]) -> tuple[Path | None, Path | None]:
@@ -186,7 +197,7 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
     _notes(graph.notes, options)
 
 
-def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> list[Comparison]:
     from converter.build.assemble import assemble, load
     from converter.conversion import prepare
     from converter.verify import OPENCV_DIFFERS, verify
@@ -210,6 +221,28 @@ def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: 
         raise ConversionError(
             f"{prototxt}: {where} differs from {reference}; one of the two is wrong.{known} If not this, please report it."
         )
+    return compared
+
+
+def _report(
+    options: argparse.Namespace,
+    prototxt: Path | None,
+    weights: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+    compared: list[Comparison],
+) -> None:
+    from converter.conversion import prepare
+    from converter.read.weights import open_weights
+    from converter.report.page import Verified, write_report
+    from converter.table import counted
+
+    found = None if weights is None else open_weights(weights)
+    graph, plan = prepare(
+        prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
+    )
+    write_report(options.report, graph, plan, prototxt, found, Verified(compared=compared))
+    if not options.quiet and not options.json:
+        print(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
 
 
 def _notes(notes: list[str], options: argparse.Namespace) -> None:
@@ -257,12 +290,10 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
 
 
-def _check_output(output: Path, sources: list[Path]) -> None:
+def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse what must fail before an hour of work, and an output that is an input."""
-    from converter.files import SUFFIXES
-
-    if output.suffix not in SUFFIXES:
-        raise ConversionError(f"{output}: the output's name must end in one of {', '.join(SUFFIXES)}.")
+    if output.suffix not in suffixes:
+        raise ConversionError(f"{output}: the output's name must end in one of {', '.join(suffixes)}.")
     if not output.parent.is_dir():
         raise ConversionError(f"{output}: there is no folder {output.parent}; make it first.")
     if output.is_dir() or any(output.exists() and source.exists() and output.samefile(source) for source in sources):

@@ -16,7 +16,7 @@ PACKAGES = {
     "gradio": ("Gradio", "serve"),
     "h5py": ("h5py", "hdf5"),
     "huggingface_hub": ("huggingface_hub", "hub"),
-    "jinja2": ("Jinja2", "finetune"),
+    "jinja2": ("Jinja2", "report"),
     "matplotlib": ("Matplotlib", "finetune"),
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("ONNX Runtime", "onnx"),

@@ -125,6 +125,7 @@ class NetSpec:
     layers: list[LayerSpec]
     unknown: list[Unknown] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what the upgrade left out, as Caffe does
+    form: str = "V2"  # the age of the file's layers: "V2", "V1", "V0", "V1 and V2"
 
 
 def upgrade(document: Document, where: str) -> NetSpec:
@@ -136,14 +137,17 @@ def upgrade(document: Document, where: str) -> NetSpec:
     net = document.message
     spec = NetSpec(net.name, where, net.state, [], list(document.unknown))
     held = {kind: list(getattr(net, kind)) for kind in ("layer", "layers")}
+    forms = set()
     for place in document.layers:
         old = held[place.kind][place.index]
+        forms.add("V2" if place.kind == "layer" else "V0" if old.HasField("layer") else "V1")
         if place.kind == "layer":
             spec.layers.append(LayerSpec(old, place.line, place.unknown))
         elif old.HasField("layer"):
             spec.layers.append(_from_v0(old, place, spec))
         else:
             spec.layers.append(_from_v1(old, place))
+    spec.form = " and ".join(sorted(forms))
     _merge_padding(spec)
     held_by_layers = {top for layer in spec.layers if layer.type == "Input" for top in layer.message.top}
     if net.input and not net.input_dim and not net.input_shape and held_by_layers.issuperset(net.input):
