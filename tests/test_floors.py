@@ -71,6 +71,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "video": {"command", "errors", "extras", "files", "labels"},
         "predict": {"command", "errors", "extras", "files", "labels", "video"},
         "demo": {"command", "errors", "predict"},
+        "serve": {"command", "errors", "extras", "predict"},
         "prepare_video": {"errors", "video"},
         "runs": {"errors", "labels", "protocol", "renamed"},
         "ensemble": {"command", "errors", "labels", "renamed", "runs"},

@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str, Command]] = {
     "predict of a picture": ("PIL", "finetune.predict.__main__", lambda at: ["fer_mini", str(at / "a.png")]),
     "predict with a detector": ("cv2", "finetune.predict.__main__", lambda at: ["fer_mini", str(at / "a.png"), "--detector", "opencv"]),
     "predict of a camera": ("cv2", "finetune.predict.__main__", lambda at: ["fer_mini", "--camera", "0", "--no-detect"]),
+    "serve": ("gradio", "finetune.serve.__main__", lambda at: ["fer_mini", "--port", "0"]),
     "prepare_video": ("av", "finetune.prepare_video", lambda at: [str(at / "src"), str(at / "dst")]),
     "prepare_video of pictures": ("PIL", "finetune.prepare_video", lambda at: [str(at / "src"), str(at / "dst")]),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -24,8 +25,8 @@ MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
 BROKEN = (ArithmeticError, EOFError, LookupError, MemoryError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
-    """The first picture of the file as (H, W, 3) uint8, RGB in 0..255.
+def read_picture(source: str | os.PathLike[str] | bytes, *, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """The first picture of a file, or of a file's bytes, as (H, W, 3) uint8, RGB in 0..255.
 
     Turned upright as its EXIF orientation says; transparent parts show white; grey becomes three equal channels; of 16 bits the
     upper 8 are kept. Raises PictureError, whose text is the reason without the file's name.
@@ -34,20 +35,21 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
+        with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
             warnings.simplefilter("ignore")  # of metadata that nobody reads here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise PictureError(f"{image.width}×{image.height} pixels, more than {MOST_PIXELS:,}: refused")
+                if image.width * image.height > most_pixels:
+                    raise PictureError(f"{image.width}×{image.height} pixels, more than {most_pixels:,}: refused")
                 image.load()
                 return np.array(_rgb(upright(image)))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"not a picture ({', '.join(FORMATS)})" if Path(path).stat().st_size else "the file is empty") from error
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        raise PictureError(f"not a picture ({', '.join(FORMATS)})" if size else "the file is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"more than {MOST_PIXELS:,} pixels: refused") from error
+        raise PictureError(f"more than {most_pixels:,} pixels: refused") from error
     except OSError as error:
         if error.errno is not None:
             raise PictureError(error.strerror or str(error)) from error

@@ -14,7 +14,7 @@ import zoo
 from finetune.command import exit_status_of
 from finetune.demo.outputs import STORED, inputs, stored
 from finetune.errors import FinetuneError
-from finetune.predict.__main__ import EXPRESSION_NOTE, LONGEST
+from finetune.predict.options import EXPRESSION_NOTE, LONGEST
 from zoo.cards.record import Card
 
 if TYPE_CHECKING:

@@ -13,16 +13,20 @@ from typing import Any
 
 from finetune.command import exit_status_of
 from finetune.errors import FinetuneError
+from finetune.predict.options import (
+    EXPRESSION_NOTE,
+    OTHER_NOTE,
+    add_face_options,
+    between,
+    detector_words,
+    from_one,
+    from_zero,
+    model_and_detector,
+)
 from finetune.predict.sources import End, Look
 from finetune.predict.timeline import clock
 from zoo.errors import printable
 from zoo.terminal import Parser, require, say
-
-LONGEST = 1280  # pixels of the longer side of what is searched for faces
-EXPRESSION_NOTE = (
-    "note: these are apparent expressions, as a net reads them from pixels: not feelings. Don't base decisions about people on them."
-)
-OTHER_NOTE = "note: these are a net's guesses from pixels. Don't base decisions about people on them."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,18 +54,13 @@ def predict(options: argparse.Namespace) -> int:
 
     from finetune.predict.camera import camera
     from finetune.predict.crops import told
-    from finetune.predict.detect import detector
-    from finetune.predict.model import load_model
     from finetune.predict.outlet import Outlet, closing
     from finetune.predict.pipeline import answers
     from finetune.predict.rows import Table, written
     from finetune.predict.sources import find_sources, looks
 
     begin = time.monotonic()
-    device = _device(options.device)
-    model = load_model(options.model, device, options.margin)
-    wanted = {"mtcnn": "mtcnn", "opencv": "opencv_cascade", "none": "none", None: None if model.faces else "none"}[options.detector]
-    search = detector(wanted, device, min_face=options.min_face, min_score=options.min_score, longest=LONGEST)  # type: ignore[arg-type]
+    model, search = model_and_detector(options)
     others = 0
     if options.camera is None:
         sources, others = find_sources(options.paths, options.annotate)
@@ -75,7 +74,7 @@ def predict(options: argparse.Namespace) -> int:
     if options.output is not None and options.output.resolve() in inputs:
         raise FinetuneError(f"{options.output} is one of the files to look at; give -o another name")
     print(EXPRESSION_NOTE if model.expressions else OTHER_NOTE, file=sys.stderr)
-    say(f"{model.name} on {device}; faces: {_told(search.name, search.landmarks, model.crop.align)}", sys.stderr)
+    say(f"{model.name} on {model.device}; faces: {detector_words(search.name, model.crop.align)}", sys.stderr)
     if search.name != "none":
         say(f"crop: {told(model.crop)}", sys.stderr)
 
@@ -131,54 +130,6 @@ def _show(line: str, bar: Any) -> None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
-def _told(name: str, landmarks: bool, align: bool) -> str:
-    words = {
-        "mtcnn": "MTCNN",
-        "opencv_cascade": "OpenCV's cascade (frontal faces; MTCNN finds more: caffe-zoo fetch mtcnn)",
-        "none": "not looked for, each picture is one",
-    }[name]
-    if align and name == "opencv_cascade":
-        words += "; the net was trained with aligned faces, and the cascade sees no eyes: they are taken to be where they are on average"
-    return words
-
-
-def _device(wanted: str | None) -> str:
-    import torch
-
-    if wanted is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FinetuneError(f"--device {wanted}: {str(error).splitlines()[0][:200]}; cpu always works") from None
-    return wanted
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 1")
-    return int(text)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number from 0")
-    return int(text)
-
-
-def _between(low: float, high: float) -> type:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}; expected a number from {low:g} to {high:g}")
-        return value
-
-    return parse  # type: ignore[return-value]
-
-
 def _result(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in (".csv", ".json"):
@@ -195,25 +146,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", metavar="MODEL_OR_RUN", help="a model of the zoo that has labels, or the folder of a run")
     command.add_argument("paths", metavar="PATH", nargs="*", type=Path, help="pictures, videos, folders of them")
     add = command.add_argument
-    add("--camera", type=_number, metavar="N", help="look through this machine's camera (0: the first) until Ctrl-C")
-    add("--seconds", type=_between(0, 1e9), metavar="S", help="... or for so long")
+    add("--camera", type=from_zero, metavar="N", help="look through this machine's camera (0: the first) until Ctrl-C")
+    add("--seconds", type=between(0, 1e9), metavar="S", help="... or for so long")
     add("-o", "--output", type=_result, metavar="FILE", help="write the rows as .csv or .json")
     add("--annotate", type=Path, metavar="FOLDER", help="write pictures and videos with the answers in them, and a timeline of each video")
-    add("--top", type=_positive, default=3, metavar="N", help="labels to print and draw for each face (default 3)")
-    add("--detector", choices=("mtcnn", "opencv"), help="default: mtcnn where it has been fetched, else opencv")
-    add("--no-detect", action="store_const", const="none", dest="detector", help="each picture is one face, as crops of data sets are")
-    add(
-        "--margin",
-        type=_between(-0.4, 4),
-        metavar="PART",
-        help="to see around a face on every side, as a part of it (default: the model's)",
-    )
-    add("--min-face", type=_positive, default=40, metavar="PIXELS", help="smallest face to be found (default 40)")
-    add("--min-score", type=_between(0, 1), default=0.9, metavar="P", help="smallest probability of a face, for MTCNN (default 0.9)")
-    add("--every", type=_positive, default=1, metavar="N", help="look at every N-th frame of a video (default 1)")
-    add("--smooth", type=_between(0, 3600), default=0.0, metavar="SECONDS", help="average a face's answers in time (default 0: not)")
-    add("--batch", type=_positive, default=32, metavar="N", help="faces that the net sees at once (default 32)")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    add("--top", type=from_one, default=3, metavar="N", help="labels to print and draw for each face (default 3)")
+    add_face_options(command)
+    add("--every", type=from_one, default=1, metavar="N", help="look at every N-th frame of a video (default 1)")
+    add("--smooth", type=between(0, 3600), default=0.0, metavar="SECONDS", help="average a face's answers in time (default 0: not)")
+    add("--batch", type=from_one, default=32, metavar="N", help="faces that the net sees at once (default 32)")
     return command
 
 

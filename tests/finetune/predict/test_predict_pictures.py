@@ -262,7 +262,8 @@ def test_a_package_that_is_missing_is_named_with_the_words_to_type(
     run = write_run(tmp_path / "run")
     (tmp_path / "a.mp4").write_bytes(b"no matter")
     monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "empty"))
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     options = ["--no-detect"] if package == "av" else []
     assert main([str(run), str(tmp_path / "a.mp4"), *options]) == 1
     printed, noted = capsys.readouterr()
