@@ -12,6 +12,8 @@ from finetune.errors import FinetuneError
 from finetune.files import BROKEN, LIMIT
 from finetune.labels import SPLIT_ORDER, split_of
 
+HIGHEST_LABEL = 1_000_000
+
 
 def as_images(array: np.ndarray, what: str) -> np.ndarray:
     """(N, H, W), (N, H·W), (N, H, W, 1|3) or (N, 1|3, H, W) whole numbers 0..255 -> (N, H, W) or (N, 3, H, W) uint8."""
@@ -36,9 +38,9 @@ def as_labels(array: np.ndarray, what: str, images: int) -> np.ndarray:
         array = array[:, 0]
     if array.shape != (images,) or array.dtype.kind not in "ui":
         raise FinetuneError(f"{what}: {array.dtype} of shape {array.shape}; expected whole numbers of shape ({images},), one a picture")
-    if images and (array < 0).any():
-        row = int(np.flatnonzero(array < 0)[0])
-        raise FinetuneError(f"{what}, row {row + 1}: label {array[row]}; labels count from 0")
+    if images and (wrong := (array < 0) | (array > HIGHEST_LABEL)).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise FinetuneError(f"{what}, row {row + 1}: label {array[row]}; labels count from 0 without gaps")
     return array.astype(np.int64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from finetune.errors import FinetuneError
@@ -28,6 +28,8 @@ SPLITS = {
     "private": "private", "privatetest": "private", "fer2013test": "private",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+MOST_CLASSES = 10_000
+LONGEST_NAME = 200  # letters of a class
 SPLIT_ORDER = ("train", "public", "private", "val", "test")
 
 
@@ -58,6 +60,38 @@ def class_names(named: Iterable[tuple[str, str]], root: Path) -> tuple[str, ...]
         unseen = ", ".join(sorted(names - known))
         raise FinetuneError(f"{root}: class {unseen} has no training images; train has {', '.join(sorted(known))}. Name the folders alike")
     return FER2013 if names == set(FER2013) else tuple(sorted(names, key=natural))
+
+
+def about_order(splits: Collection[str]) -> tuple[str, ...]:
+    """A note on labels 0..6 that were taken for FER2013's, unless the data have that set's own parts."""
+    if {"public", "private"} & set(splits):
+        return ()
+    order = ", ".join(f"{label} {name}" for label, name in enumerate(FER2013))
+    return (f"labels are numbers, taken in FER2013's order: {order}. Other data have other orders; name the classes if these do",)
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Raises FinetuneError for class names that cannot be told apart or written down."""
+    problems = []
+    seen: dict[str, str] = {}
+    for name in names:
+        shown = ascii(name[:60])
+        if canonical(name) in seen:
+            problems.append(f"{seen[canonical(name)][:60]!a} and {shown} are the same class")
+        seen.setdefault(canonical(name), name)
+        if not name.strip():
+            problems.append(f"{shown} is no name")
+        elif len(name) > LONGEST_NAME:
+            problems.append(f"{shown}... has {len(name):,} characters, more than {LONGEST_NAME}")
+        elif any("\ud800" <= letter <= "\udfff" for letter in name):
+            problems.append(f"{shown} is not in UTF-8")
+        elif not name.isprintable():
+            problems.append(f"{shown} holds control characters")
+    if len(names) > MOST_CLASSES:
+        problems.append(f"there are {len(names):,} classes, more than {MOST_CLASSES:,}")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise FinetuneError(f"{what}: class names: {'; '.join(problems[:3])}{more}. Rename the classes")
 
 
 def check_classes(expected: Sequence[str], found: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -93,6 +93,56 @@ def sampled(plan: Plan, data: Data, counts: tuple[int, int]) -> Plan:
     return replace(plan, rows=rows, notes=(*plan.notes, "a sample of the data (--smoke)"))
 
 
+def with_every_class(labels: Tensor, groups: Sequence[Hashable], taken: Tensor) -> Tensor:
+    """(n,) bool: the rows to take away, without those that would take a class's last rows with them.
+
+    Rows of one group, such as copies of one image or the clips of one person, stay together, as they are in `taken` (n,) bool.
+    """
+    import torch
+
+    given_back: set[Hashable] = set()
+    for label in labels.unique().tolist():
+        members = [groups[row] for row in (labels == label).nonzero()[:, 0].tolist()]
+        inside = {groups[row] for row in (taken & (labels == label)).nonzero()[:, 0].tolist()} - given_back
+        if inside and inside.issuperset(members):
+            given_back.add(members[0])
+    return taken & torch.tensor([group not in given_back for group in groups], dtype=torch.bool)
+
+
+def check_held_out(data: Data, kept: Tensor, taken: Tensor, unit: str) -> None:
+    """Raises FinetuneError where nothing was held out, for the classes need all that there is."""
+    if not len(taken):
+        raise FinetuneError(
+            f"{data.name}: {len(kept)} training {unit} of {len(data.labels[kept].unique())} classes are too few to hold some out: every"
+            f" class keeps one to train on. Add more, or put {unit} of their own into val/ and test/"
+        )
+
+
+def unseen_classes(data: Data, rows: Mapping[str, Tensor], split: str) -> list[str]:
+    """A note where a class of train has no row in the split that was held out of it."""
+    lacking = set(data.labels[rows["train"]].tolist()) - set(data.labels[rows[split]].tolist())
+    names = ", ".join(data.classes[label] for label in sorted(lacking))
+    return [f"{split} has nothing of {names}: train keeps what there is"] if lacking else []
+
+
+def overlaps(data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], unit: str) -> list[str]:
+    """Notes on what is looked at and was trained on, byte for byte; `digests` are those of rows."""
+    if "train" not in plan.rows:
+        return []
+    known, notes = set(digests(plan.rows["train"])), []
+    for split in plan.looked_at():
+        found = digests(plan.rows[split])
+        count = sum(digest in known for digest in found)
+        if found and count == len(found):
+            notes.append(
+                f"WARNING: all {count:,} {split} {unit} are training {unit}, byte for byte: the figures say what was learnt by heart,"
+                " not what the net makes of new faces"
+            )
+        elif count:
+            notes.append(f"{count:,} of {len(found):,} {split} {unit} are training {unit}, byte for byte: see '{split} without copies'")
+    return notes
+
+
 def plan_images(data: Data, protocol: ImageProtocol, hold_out: HoldOut) -> Plan:
     """Honest: trains on train, picks the epoch on public (or val, or a tenth of train), reports private (or test).
 
@@ -111,7 +161,8 @@ def plan_images(data: Data, protocol: ImageProtocol, hold_out: HoldOut) -> Plan:
     if select is None:
         select = "val"
         rows["train"], rows["val"] = hold_out(rows["train"])
-        notes.append(f"no public or val images: {len(rows['val']):,} of train pick the epoch")
+        notes.append(f"no public or val images: the epoch is picked on {len(rows['val']):,} of train")
+        notes += unseen_classes(data, rows, "val")
     else:
         rows[select] = data.rows(select)
     if report is None:
@@ -135,7 +186,8 @@ def plan_clips(data: Data, protocol: ClipProtocol, hold_out: HoldOut) -> Plan:
     else:
         report = "test"
         rows["train"], rows["test"] = hold_out(rows["train"])
-        notes.append(f"no clips but those of train: {len(rows['test']):,} of them are held out and reported")
+        notes.append(f"no clips but those of train: {len(rows['test']):,} of them held out and reported")
+        notes += unseen_classes(data, rows, "test")
     if protocol != "honest":
         if idle := [name for name in others if name not in rows]:
             notes.append(f"the {' and '.join(idle)} clips are not used")
@@ -147,5 +199,6 @@ def plan_clips(data: Data, protocol: ClipProtocol, hold_out: HoldOut) -> Plan:
         rows, report = {"train": rows["train"], "test": rows["val"]}, "test"
         notes.append("the val clips are reported as test")
     rows["train"], rows["val"] = hold_out(rows["train"])
-    notes.append(f"{len(rows['val']):,} clips of train, named val, pick the epoch")
+    notes.append(f"the epoch is picked on {len(rows['val']):,} of the clips of train, named val")
+    notes += unseen_classes(data, rows, "val")
     return Plan(rows, "val", report, tuple(notes))

@@ -17,7 +17,7 @@ from finetune.errors import FinetuneError
 from finetune.labels import EMOTIW, LABEL_ORDERS, canonical, class_names
 
 EXPRESSIONS = frozenset(name for order in LABEL_ORDERS.values() for name in order)
-NUMBER = re.compile(r"-?\d{1,6}", re.ASCII)
+NUMBER = re.compile(r"\d{1,6}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def class_order(source: ClassIndex | None, beside: Sequence[Path]) -> ClassOrder
         what = str(source)
         rows = [(number, line.replace(",", " ").split()) for number, line in text_lines(Path(source))]
         for row, (number, fields) in enumerate(rows):
-            if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0][:9]) != int(rows[0][1][0][:9]) + row:
+            if len(fields) != 2 or not re.fullmatch(r"[0-9]{1,9}", fields[0]) or int(fields[0]) != int(rows[0][1][0]) + row:
                 found_text = " ".join(fields)[:60]
                 raise FinetuneError(f"{what}, line {number}: {found_text!r}; expected number and name, as '1 Angry', without gaps")
-        names, first = tuple(canonical(fields[1]) for _, fields in rows), int(rows[0][1][0][:9]) if rows else 0
+        names, first = tuple(canonical(fields[1]) for _, fields in rows), int(rows[0][1][0]) if rows else 0
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise FinetuneError(f"{what}: class {twice[0]} stands there twice; remove one")
     if not names or first > 1:
@@ -60,7 +60,14 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
     own; or else stay numbers, with a note. Raises FinetuneError where numbers and folders contradict each other.
     """
     texts = [canonical(label.text) for label in labels]
+    for label, text in zip(labels, texts, strict=True):
+        if re.fullmatch(r"-[0-9]+|[0-9]{7,}", text):
+            known = "labels are names, or count from 0 without gaps" if order is None else f"the classes are {numbered(order)}"
+            raise FinetuneError(f"{label.place}: label {label.text[:40]}; {known}")
     numbers = [NUMBER.fullmatch(text) is not None for text in texts]
+    values = {text: int(text) for text, number in zip(texts, numbers, strict=True) if number}
+    if len(set(values.values())) < len(values):  # 1 and 01 are one label
+        texts = [str(values.get(text, text)) for text in texts]
     notes = []
     if any(numbers):
         if not all(numbers):
@@ -72,8 +79,7 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
             high = order.first + len(order.names) - 1
             for label, text in zip(labels, texts, strict=True):
                 if not order.first <= int(text) <= high:
-                    known = f"{order.first} {order.names[0]} to {high} {order.names[-1]}"
-                    raise FinetuneError(f"{label.place}: label {text}; the classes are {known}")
+                    raise FinetuneError(f"{label.place}: label {text}; the classes are {numbered(order)}")
             texts = [order.names[int(text) - order.first] for text in texts]
         elif named := folders_of_numbers(labels, texts):
             texts = [named[text] for text in texts]
@@ -100,6 +106,10 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
     if elsewhere:
         notes.append(f"{len(elsewhere)} clip(s) lie in the folder of another class than their label's, the first in {elsewhere[0]}")
     return names, np.array([names.index(text) for text in texts], np.int64), notes
+
+
+def numbered(order: ClassOrder) -> str:
+    return f"{order.first} {order.names[0]} to {order.first + len(order.names) - 1} {order.names[-1]}"
 
 
 def folders_of_numbers(labels: Sequence[Label], texts: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
 from zoo.errors import CacheError, printable
 
-DECODER = "2"  # part of the cache's names: raise it when the same source decodes to something else
+DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ def read_clips(
     if found is None:
         decoded = decode_npz(source, size, class_index) if listing is None else layouts.decode(listing, size)
         found = as_clips(decoded, source.name, sha256)
+        if listing is None:
+            names = [found.classes[label] for label in found.labels.tolist()]
+            copies = about_copies(contents(found, torch.arange(len(found))), found.ids, found.split, names)
+            found = replace(found, notes=(*found.notes, *copies))
         if cache:
             with suppress(CacheError):
                 store(found, place)
@@ -171,11 +176,11 @@ def read_clips(
 
 
 def fingerprint(listing: Listing) -> tuple[str, list[str]]:
-    """(sha256 over the clips' frames, their names and labels; a note where clips in two splits have the same bytes)."""
+    """(sha256 over the clips' frames, their names and labels; notes where clips of two splits or labels have the same bytes)."""
     from tqdm import tqdm
 
     digest = hashlib.sha256(json.dumps(listing.classes).encode())
-    splits: dict[bytes, dict[str, str]] = {}
+    shown: list[bytes] = []
     for row, clip in enumerate(tqdm(listing.clips, f"{printable(listing.root.name)}, hashing", delay=2, disable=None, leave=False)):
         content = hashlib.sha256()
         names = [path.relative_to(listing.root).as_posix() for path in clip.frames]
@@ -183,12 +188,33 @@ def fingerprint(listing: Listing) -> tuple[str, list[str]]:
             content.update(hashlib.sha256(path.read_bytes()).digest())
         about = [names, int(listing.labels[row]), clip.label.split, clip.subject]
         digest.update(json.dumps(about).encode() + content.digest())
-        splits.setdefault(content.digest(), {}).setdefault(clip.label.split, listing.ids[row])
-    twice = [ids for ids in splits.values() if len(ids) > 1]
-    if not twice:
-        return digest.hexdigest(), []
-    shown = " and ".join(f"{name} in {split}" for split, name in twice[0].items())
-    return digest.hexdigest(), [f"{len(twice)} clip(s) are in more than one split, byte by byte, as {shown}"]
+        shown.append(content.digest())
+    splits, names = [clip.label.split for clip in listing.clips], [listing.classes[label] for label in listing.labels]
+    return digest.hexdigest(), about_copies(shown, listing.ids, splits, names)
+
+
+def about_copies(shown: Sequence[bytes], ids: Sequence[str], splits: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Notes where clips with the same digest stand in several splits, or under several labels."""
+    notes = []
+    for values, what in ((splits, "are in more than one split"), (labels, "stand under several labels")):
+        places: dict[bytes, dict[str, str]] = {}
+        for digest, name, value in zip(shown, ids, values, strict=True):
+            places.setdefault(digest, {}).setdefault(value, name)
+        if twice := [found for found in places.values() if len(found) > 1]:
+            first = " and ".join(f"{name} in {value}" for value, name in twice[0].items())
+            notes.append(f"{len(twice)} clip(s) {what}, byte by byte, as {first}")
+    return notes
+
+
+def copied(data: Clips, rows: Tensor, among: Tensor) -> Tensor:
+    """(len(rows),) bool: which of these clips have the same frames, byte by byte, as one of those others."""
+    known = set(contents(data, among))
+    return torch.tensor([digest in known for digest in contents(data, rows)], dtype=torch.bool)
+
+
+def contents(data: Clips, rows: Tensor) -> list[bytes]:
+    """A digest of the frames of each of these clips."""
+    return [hashlib.sha256(data.clip(row).contiguous().numpy().reshape(-1).data).digest() for row in rows.tolist()]
 
 
 def as_clips(decoded: Decoded, name: str, sha256: str) -> Clips:

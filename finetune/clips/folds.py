@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from finetune.clips.data import Clips
+from finetune.clips.data import Clips, contents, copied
 from finetune.errors import FinetuneError
-from finetune.protocol import sample
+from finetune.protocol import check_held_out, sample, with_every_class
 
 
 def subject_folds(subjects: Sequence[str], labels: Tensor | Sequence[int], folds: int = 10, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -44,9 +44,19 @@ def subject_folds(subjects: Sequence[str], labels: Tensor | Sequence[int], folds
 
 
 def held_out(data: Clips, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows without, and with only, about a tenth: whole people where they are known, else a tenth of each class."""
+    """The rows without, and with only, about a tenth: whole people where they are known, else a tenth of each class.
+
+    Copies of one clip stay together, and a class keeps a clip to train on. Raises FinetuneError where that leaves none to hold out.
+    """
+    groups: Sequence[Hashable] = contents(data, rows)
     if data.subjects is not None and len(people := [data.subjects[row] for row in rows.tolist()]) and len(set(people)) > 1:
-        train, test = subject_folds(people, data.labels[rows], min(10, len(set(people))))[0]
-        return rows[train], rows[test]
-    tenth = torch.isin(rows, sample(data, rows, max(1, len(rows) // 10)))
-    return rows[~tenth], rows[tenth]
+        mask = torch.zeros(len(rows), dtype=torch.bool)
+        mask[subject_folds(people, data.labels[rows], min(10, len(set(people))))[0][1]] = True
+        groups = people
+    else:
+        taken = sample(data, rows, max(1, len(rows) // 10))
+        mask = torch.isin(rows, taken)
+        mask[~mask] = copied(data, rows[~mask], taken)
+    mask = with_every_class(data.labels[rows], groups, mask)
+    check_held_out(data, rows[~mask], rows[mask], "clips")
+    return rows[~mask], rows[mask]

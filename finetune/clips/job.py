@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finetune.clips import nets
-from finetune.clips.data import Clips, read_clips
+from finetune.clips.data import Clips, contents, copied, read_clips
 from finetune.clips.recipe import Recipe, check_clips
 from finetune.clips.records import Lists
 from finetune.clips.task import ClipFeatureTask, ClipTask
@@ -65,6 +63,9 @@ class ClipJob(Job[Recipe, Clips]):
             "copy": copied(self.data, self.plan.rows[split], self.plan.others(split, self.data)),
         }
 
+    def contents(self, rows: Tensor) -> list[bytes]:
+        return contents(self.data, rows)
+
     def pictures(self, rows: Tensor) -> Tensor:
         return middle_frames(self.data, rows)
 
@@ -83,16 +84,6 @@ def read_data(path: Path, recipe: Recipe, lists: Lists | None = None, class_inde
         if recipe.input.size is None:
             raise
         return read_clips(path, size=recipe.input.size, lists=lists, class_index=class_index)
-
-
-def copied(data: Clips, rows: Tensor, among: Tensor) -> Tensor:
-    """(len(rows),) bool: which of these clips have the same frames, byte by byte, as one of those others."""
-
-    def digest(row: int) -> bytes:
-        return hashlib.sha256(data.clip(row).numpy().tobytes()).digest()
-
-    known = {digest(row) for row in among.tolist()}
-    return torch.tensor([digest(row) in known for row in rows.tolist()])
 
 
 def middle_frames(data: Clips, rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from finetune.arrays import as_images, as_labels, named_splits, npy
 from finetune.errors import FinetuneError
 from finetune.files import LIMIT
 from finetune.images.records import Decoded
-from finetune.labels import FER2013, SPLIT_ORDER, split_of
+from finetune.labels import FER2013, SPLIT_ORDER, about_order, check_names, split_of
 
 if TYPE_CHECKING:
     import h5py
@@ -51,20 +52,22 @@ def hdf5(path: Path) -> Decoded:
                 parts[str(split_of(name))] = (images, labels)
     except (OSError, RuntimeError, KeyError) as error:
         raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({error}); fetch it again") from error
-    return joined(parts, path, None)
+    return replace(joined(parts, path), notes=())  # the names of the data sets say that they are FER2013's
 
 
-def joined(parts: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, classes: tuple[str, ...] | None) -> Decoded:
+def joined(parts: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> Decoded:
     order = sorted(parts, key=SPLIT_ORDER.index)
     shapes = {parts[name][0].shape[1:] for name in order}
     if len(shapes) > 1:
         raise FinetuneError(f"{path}: the splits hold images of different shapes: {sorted(shapes)}; make them equal")
     labels = np.concatenate([parts[name][1] for name in order])
+    named = names_for(labels, None, path)
     return Decoded(
         np.concatenate([parts[name][0] for name in order]),
         labels,
         np.repeat(order, [len(parts[name][1]) for name in order]),
-        names_for(labels, classes, path),
+        named,
+        notes=about_order(parts) if named == FER2013 else (),
     )
 
 
@@ -72,9 +75,15 @@ def names_for(labels: np.ndarray, classes: tuple[str, ...] | None, path: Path) -
     """`classes`, or FER2013's where the labels are 0..6, or else the numbers themselves."""
     highest = int(labels.max())
     if classes is None:
-        if highest >= len(np.unique(labels)) + 1000:
-            raise FinetuneError(f"{path}: label {highest} of {len(np.unique(labels))} classes; labels count from 0 without gaps")
-        return FER2013 if highest < len(FER2013) else tuple(map(str, range(highest + 1)))
+        if highest < len(FER2013):
+            return FER2013
+        if missing := sorted(set(range(min(highest, 1000))) - set(np.unique(labels).tolist())):
+            raise FinetuneError(
+                f"{path}: labels go to {highest}, but none is {missing[0]}; labels count from 0 without gaps. Number them so, or name the"
+                " classes: an array 'classes' of names"
+            )
+        return tuple(map(str, range(highest + 1)))
+    check_names(classes, str(path))
     if highest >= len(classes):
         row = int(labels.argmax())
         raise FinetuneError(f"{path}, row {row + 1}: label {highest}, but there are {len(classes)} classes: {', '.join(classes)}")
@@ -100,7 +109,7 @@ def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
                 raise FinetuneError(f"{path}: x_{end} without y_{end}: has no labels")
             images = as_images(npy(archive, arrays[f"x_{end}"], path), f"{path}, x_{end}")
             parts[part] = (images, as_labels(npy(archive, arrays[f"y_{end}"], path), f"{path}, y_{end}", len(images)))
-        return joined(parts, path, None)
+        return joined(parts, path)
     found = {role: next((name for name in names if name in arrays), None) for role, names in NPZ_NAMES.items()}
     held = {role: npy(archive, arrays[name], path) for role, name in found.items() if name}
     if "images" not in held:
@@ -114,4 +123,6 @@ def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
     votes = held.get("votes")
     if votes is not None and (votes.shape != (len(images), 10) or votes.dtype.kind not in "uif"):
         raise FinetuneError(f"{path}, votes: {votes.dtype} of shape {votes.shape}; expected ({len(images)}, 10) counts in FER+'s order")
-    return Decoded(images, labels, split, names_for(labels, classes, path), None if votes is None else votes.astype(np.float32))
+    named = names_for(labels, classes, path)
+    notes = about_order(split.tolist()) if classes is None and named == FER2013 else ()
+    return Decoded(images, labels, split, named, None if votes is None else votes.astype(np.float32), notes)

@@ -23,14 +23,15 @@ from torch import Tensor
 from finetune.files import subfolders
 from finetune.images import layouts
 from finetune.images.folders import list_images
-from finetune.images.records import CSV_NAMES
+from finetune.images.records import CSV_NAMES, Decoded
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, check_classes, split_counts, split_of
-from finetune.protocol import sample, split_rows
+from finetune.protocol import check_held_out, sample, split_rows, with_every_class
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
 from zoo.errors import CacheError
 
-DECODER = "2"  # part of the cache's names: raise it when the same source decodes to something else
+DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
+CONTRADICTED = "image(s) stand under several labels"
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
 
@@ -110,15 +111,29 @@ def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None =
             source.name,
             sha256,
             None if decoded.votes is None else torch.from_numpy(decoded.votes),
-            decoded.notes,
+            (*decoded.notes, *contradicting(decoded)),
         )
         if cache:
             with suppress(CacheError):
                 store(found, place)
     found = replace(found, name=source.name)
-    for note in [*found.notes, *unofficial_split(found)]:
+    known = {"public", "private"} & set(found.split)  # FER2013 or a part of it: 57 of its images are known to contradict themselves
+    for note in [*(note for note in found.notes if not (known and CONTRADICTED in note)), *unofficial_split(found)]:
         warnings.warn(f"{source}: {note}", stacklevel=2)
     return found
+
+
+def contradicting(decoded: Decoded) -> list[str]:
+    """A note where one image, byte for byte, stands under several labels."""
+    seen: dict[bytes, dict[int, int]] = {}
+    for row, (image, label) in enumerate(zip(decoded.images, decoded.labels.tolist(), strict=True)):
+        seen.setdefault(hashlib.sha256(image.tobytes()).digest(), {}).setdefault(label, row)
+    both = [rows for rows in seen.values() if len(rows) > 1]
+    if not both:
+        return []
+    places = decoded.places or [f"row {row + 1}" for row in range(len(decoded.labels))]
+    first = " and ".join(f"{places[row]} ({decoded.classes[label]})" for label, row in both[0].items())
+    return [f"{len(both):,} {CONTRADICTED}, byte for byte, as {first}"]
 
 
 def located(path: Path) -> Path:
@@ -137,7 +152,7 @@ def located(path: Path) -> Path:
 def source_sha256(source: Path) -> str:
     """Of a file's bytes; of a folder, over each image's path and bytes."""
     if source.is_dir():
-        return folder_sha256(source, [entry.path for entry in list_images(source)])
+        return folder_sha256(source, [entry.path for entry in list_images(source).images])
     return digests(source, ())["sha256"]
 
 
@@ -204,17 +219,23 @@ def exact_duplicates(data: Expressions, of: Sequence[str] = ("private",), among:
 
 def copied(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
     """(len(rows),) bool: which of these images have a byte-identical copy among those others."""
+    known = set(contents(data, among))
+    return torch.tensor([digest in known for digest in contents(data, rows)], dtype=torch.bool)
 
-    def hashes(rows: Tensor) -> list[bytes]:
-        return [hashlib.sha256(image.tobytes()).digest() for image in data.images[rows].numpy()]
 
-    known = set(hashes(among))
-    return torch.tensor([digest in known for digest in hashes(rows)])
+def contents(data: Expressions, rows: Tensor) -> list[bytes]:
+    """A digest of each of these images' pixels."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in data.images[rows].numpy()]
 
 
 def held_out(data: Expressions, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows without, and with only, every tenth image of each class, copies of one image staying together."""
+    """The rows without, and with only, every tenth image of each class, copies of one image staying together.
+
+    A class keeps an image to train on. Raises FinetuneError where that leaves none to hold out.
+    """
     taken = sample(data, rows, len(rows) // 10)
     mask = torch.isin(rows, taken)
     mask[~mask] = copied(data, rows[~mask], taken)
+    mask = with_every_class(data.labels[rows], contents(data, rows), mask)
+    check_held_out(data, rows[~mask], rows[mask], "images")
     return rows[~mask], rows[mask]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, read_image, subfolders
 from finetune.images.records import CSV_NAMES, Decoded
-from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, class_names, natural, split_of
+from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, about_order, canonical, class_names, natural, split_of
 from zoo.errors import printable
 
 
@@ -26,11 +27,13 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     from PIL import Image
     from tqdm import tqdm
 
-    files = list_images(root)
+    found = list_images(root)
+    files, notes = found.images, [*found.notes]
     classes = class_names(((entry.label, entry.split) for entry in files), root)
     position = {name: index for index, name in enumerate(classes)}
     if classes == NUMBERED:
         classes = FER2013
+        notes += about_order({entry.split for entry in files})
     # One thread: on 48×48 PNG files two take 1.5 times as long, the interpreter's lock being held most of the time.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image refuses by its own limit
@@ -44,14 +47,13 @@ def class_folders(root: Path, size: int | None) -> Decoded:
         )
     if any(image.ndim == 3 for image in images):
         images = [np.repeat(image[None], 3, 0) if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
-    other = sum(entry.skipped for entry in files)
-    notes = (f"{other} file(s) in class folders that are no images left out",) if other else ()
     return Decoded(
         np.stack(images),
         np.array([position[canonical(entry.label)] for entry in files], np.int64),
         np.array([entry.split for entry in files]),
         classes,
-        notes=notes,
+        notes=tuple(notes),
+        places=tuple(inside(root, entry.path) for entry in files),
     )
 
 
@@ -60,32 +62,78 @@ class Entry:
     path: Path
     label: str  # the folder's name
     split: str
-    skipped: int = 0  # files that are no images, left out before this one
 
 
-def list_images(root: Path) -> list[Entry]:
-    """Every image below the class folders of `root`, in the order of class_folders."""
+@dataclass(frozen=True)
+class Found:
+    """The images below a folder, in the order of class_folders, and what was left out."""
+
+    images: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+
+def list_images(root: Path) -> Found:
+    """Every image below the class folders of `root`. Raises FinetuneError for a class folder all of whose files would be left out."""
     top = subfolders(root)
     splits = [(split, folder) for folder in top if (split := split_of(folder.name))]
     if splits and len(splits) != len(top):
         strange = next(folder for folder in top if not split_of(folder.name))
         raise FinetuneError(f"{strange}: lies beside {splits[0][1].name}/ and is no split; move it away, or pass the folder to read")
     entries: list[Entry] = []
-    skipped = 0
+    skipped: dict[str, list[Path]] = {}
+    loose, empty = [], []
     for split, parent in splits or [("train", root)]:
+        loose += sorted(inside(root, path) for path in parent.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         for folder in subfolders(parent):
-            for path in sorted(folder.iterdir()):
-                if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
-                    continue
-                if path.is_dir():
-                    raise FinetuneError(f"{path}: a folder inside a class folder; expected {root.name}/[split/]class/image")
-                if path.suffix.lower() not in IMAGE_SUFFIXES:
-                    skipped += 1
-                    continue
-                prefix, underscore, _ = path.name.partition("_")
-                stated = split_of(prefix) if underscore and prefix in ("Training", "PublicTest", "PrivateTest") else None
-                entries.append(Entry(path, folder.name, stated or split, skipped))
-                skipped = 0
+            images, others = images_in(folder)
+            if others and not images:
+                raise FinetuneError(
+                    f"{folder}: none of its {len(others)} file(s) is an image that is read, as {others[0].name}: the class"
+                    f" {folder.name} would be lost. Save them as PNG or JPEG, or move the folder away"
+                )
+            if not images:
+                empty.append(inside(root, folder))
+            skipped[inside(root, folder)] = others
+            entries += [Entry(path, folder.name, stated_split(path.name) or split) for path in images]
     if not entries:
-        raise FinetuneError(f"{root}: no images found; expected [train/]class/image.png, or a folder with {' or '.join(CSV_NAMES)}")
-    return sorted(entries, key=lambda entry: (SPLIT_ORDER.index(entry.split), natural(entry.path.name), canonical(entry.label)))
+        lies = f" ({loose[0]} lies in no class's folder)" if loose else ""
+        raise FinetuneError(f"{root}: no images found{lies}; expected [train/]class/image.png, or a folder with {' or '.join(CSV_NAMES)}")
+    order = sorted(entries, key=lambda entry: (SPLIT_ORDER.index(entry.split), natural(entry.path.name), canonical(entry.label)))
+    return Found(tuple(order), tuple(about_skipped(skipped, loose, empty)))
+
+
+def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(the images of a class folder, its other files but for what operating systems leave)."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+            continue
+        if path.is_dir():
+            raise FinetuneError(f"{path}: a folder inside a class folder; expected [split/]class/image below the folder that is read")
+        (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    return images, others
+
+
+def stated_split(name: str) -> str | None:
+    """The split that a file of Kaggle's tree says in its own name."""
+    prefix, underscore, _ = name.partition("_")
+    return split_of(prefix) if underscore and prefix in ("Training", "PublicTest", "PrivateTest") else None
+
+
+def about_skipped(skipped: Mapping[str, Sequence[Path]], loose: Sequence[str], empty: Sequence[str]) -> Iterator[str]:
+    if lost := {folder: paths for folder, paths in skipped.items() if paths}:
+        places = listed([f"{folder} ({paths[0].name}{', ...' if len(paths) > 1 else ''})" for folder, paths in lost.items()])
+        yield f"{sum(map(len, lost.values()))} file(s) in class folders that are no images left out, in {places}"
+    if loose:
+        yield f"{len(loose)} image(s) in no class's folder left out: {listed(loose)}"
+    if empty:
+        yield f"{len(empty)} empty folder(s) where classes are expected: {listed(empty)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def inside(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()

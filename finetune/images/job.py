@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune.config import as_json
 from finetune.errors import FinetuneError, SizesDiffer
 from finetune.images import nets
-from finetune.images.data import Expressions, copied, held_out, is_fer2013, read
+from finetune.images.data import Expressions, contents, copied, held_out, is_fer2013, read
 from finetune.images.recipe import Recipe
 from finetune.images.task import FeatureTask, ImageTask
 from finetune.images.votes import trained_on_votes, with_votes
@@ -55,6 +55,9 @@ class ImageJob(Job[Recipe, Expressions]):
             return Start(model, "caffe", {"classifier": model.card.classifier}, model.prototxt)
         return Start(model, type(model).__name__, {"num_classes": classes, **as_json(recipe.arguments)})
 
+    def initial(self) -> str:
+        return str(self.recipe.arguments.get("caffemodel") or super().initial())
+
     def task(self, model: nn.Module) -> Task:
         views, training = self.recipe.views, self.recipe.training
         if not views:
@@ -69,6 +72,9 @@ class ImageJob(Job[Recipe, Expressions]):
             "logits": self.images.logits(predict, split),
             "logits_ten_crop": self.images.ten_crop(predict, split, self.recipe.ten_crop),
         }
+
+    def contents(self, rows: Tensor) -> list[bytes]:
+        return contents(self.data, rows)
 
     def pictures(self, rows: Tensor) -> Tensor:
         return self.data.images[rows]

@@ -19,3 +19,4 @@ class Decoded:
     classes: tuple[str, ...]
     votes: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()  # of each image, for messages; else its row

@@ -106,7 +106,7 @@ def emotion_of(field: bytes, place: str) -> int:
     if not text:
         raise FinetuneError(f"{place}, emotion: empty, the row has no label; remove the row, or use a file that is labelled")
     name = canonical(text)
-    if name.isdecimal() and name.isascii() and int(name[:9]) < len(FER2013):
+    if re.fullmatch(r"0{0,8}[0-6]", name):
         return int(name)
     if name in FER2013:
         return FER2013.index(name)

@@ -86,6 +86,7 @@ def facts_of(run: RunFiles, pictures: Tensor | None) -> Facts:
         "headline": headline(run.result, renamed.protocol(config["protocol"]), split),
         "scores": [score_row(label, row) for label, row in scores.items()],
         "copies": any("without copies" in label for label in scores),
+        "only_copies": bool(held.copy.all()),
         "classes": by_class(scores[split], run.predictions.classes),
         "calibration": drawings.calibration(calibration_bins(held.logits, held.labels), unit),
         "mistakes": None if pictures is None else mistakes(run.path, run.predictions, split, pictures, unit),

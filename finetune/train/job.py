@@ -7,7 +7,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import zoo
 from finetune.config import Training, as_json
 from finetune.errors import FinetuneError
-from finetune.labels import check_classes
-from finetune.protocol import Data, Plan
+from finetune.labels import check_classes, check_names
+from finetune.protocol import Data, Plan, overlaps
 from finetune.runs.folder import Run
 from finetune.runs.metrics import Scores, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
@@ -80,7 +80,8 @@ def check_small(recipe: AnyRecipe) -> None:
 
 
 def check_labels(data: Data, plan: Plan) -> None:
-    """Raises FinetuneError where there is nothing to tell apart."""
+    """Raises FinetuneError where there is nothing to tell apart, or class names cannot be told apart."""
+    check_names(data.classes, data.name)
     labels = data.labels if "train" not in plan.rows else data.labels[plan.rows["train"]]
     names = [data.classes[label] for label in labels.unique().tolist()]
     if len(data.classes) < 2 or len(names) < 2:
@@ -153,8 +154,9 @@ class Job(ABC, Generic[RecipeT, DataT]):
     ) -> None:
         check(recipe)
         check_labels(data, plan)
-        self.recipe, self.data, self.plan, self.out, self.accelerator = recipe, data, plan, out, accelerator
-        self.command, self.notes, self.facts = command, [*data.notes, *plan.notes, *notes], dict(facts or {})
+        self.recipe, self.data, self.out, self.accelerator = recipe, data, out, accelerator
+        self.plan = replace(plan, notes=(*plan.notes, *overlaps(data, plan, self.contents, self.unit)))
+        self.command, self.notes, self.facts = command, [*data.notes, *self.plan.notes, *notes], dict(facts or {})
 
     def run(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raises FinetuneError or ZooError, before anything is trained where it can, and Stopped after a signal."""
@@ -196,6 +198,10 @@ class Job(ABC, Generic[RecipeT, DataT]):
     @abstractmethod
     def predictions(self, model: nn.Module, task: Task, split: str) -> dict[str, Tensor]:
         """logits (n, K), copy (n,) bool and perhaps logits_ten_crop (n, K) of a split: see runs.metrics.SplitPredictions."""
+
+    @abstractmethod
+    def contents(self, rows: Tensor) -> list[bytes]:
+        """A digest of what each of these rows shows, by which copies are told."""
 
     @abstractmethod
     def pictures(self, rows: Tensor) -> Tensor:
@@ -290,11 +296,15 @@ class Job(ABC, Generic[RecipeT, DataT]):
             [
                 f"{recipe.name}: {recipe.about}",
                 f"data     {self.data.name}: {counts}; {len(self.data.classes)} classes",
-                *(f"note     {note}" for note in plan.notes),
-                f"net      {type(model).__name__} at {size}, {parameters:,} parameters, initial weights: {recipe.init}",
+                *(note if note.startswith("WARNING") else f"note     {note}" for note in plan.notes),
+                f"net      {type(model).__name__} at {size}, {parameters:,} parameters, initial weights: {self.initial()}",
                 f"on       {where}; {picks}, reports {plan.report}",
             ]
         )
+
+    def initial(self) -> str:
+        """Where the initial weights come from."""
+        return self.recipe.init
 
     def summary(self, table: Mapping[str, Scores], progress: Progress) -> str:
         """What was measured."""
@@ -303,6 +313,7 @@ class Job(ABC, Generic[RecipeT, DataT]):
         lines = [f"epoch {progress.best_epoch} {why}" + (" (averaged weights)" if progress.best_weights == "ema" else "")]
         if plan.select == plan.report:
             lines.append(f"note     {plan.report} picked the epoch and is reported: the figures are a maximum over epochs, so too high")
+        lines += [note for note in plan.notes if note.startswith("WARNING")]
         lines.append(f"{'':<{width}}  {self.unit:>7}  accuracy    mean recall  macro F1")
         for label, scores in table.items():
             error = f"± {scores['standard_error']:.2%}"

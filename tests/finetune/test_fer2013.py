@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from finetune.images.job import image_job
 from finetune.images.task import ImageTask
 from finetune.labels import FER2013
 from finetune.protocol import plan_images, sample
+from finetune.train.job import check_labels
 from zoo.cards.embedded import FER2013_CROP
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -260,6 +262,43 @@ def test_held_out_images_leave_no_copy_behind() -> None:
     left = {image.numpy().tobytes() for image in faces.images[kept]}
     assert not left & {image.numpy().tobytes() for image in faces.images[out]}
     assert sorted([*kept.tolist(), *out.tolist()]) == rows.tolist()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_class_keeps_its_last_image_to_train_on(copies: int) -> None:
+    faces = expressions(100, 1)
+    rows = faces.rows("train")
+    only = rows[faces.labels[rows] == 2]
+    faces.labels[only[copies:]] = 0
+    faces.images[only[:copies]] = faces.images[only[0]].clone()
+    kept, out = held_out(faces, rows)
+    assert set(only[:copies].tolist()) <= set(kept.tolist()) and len(out) >= 8
+    assert any("val has nothing of sad" in note for note in plan_images(faces.part("train"), "honest", partial(held_out, faces)).notes)
+
+
+def test_too_few_images_to_hold_any_out_are_refused() -> None:
+    faces = expressions(4, 1)
+    faces.labels[:4] = torch.arange(4)
+    with pytest.raises(FinetuneError, match=r"4 training images of 4 classes are too few to hold some out.*val/"):
+        held_out(faces, faces.rows("train"))
+
+
+def test_a_test_set_that_was_trained_on_says_so_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = expressions(40, 20)
+    faces.images[faces.rows("private")], faces.labels[faces.rows("private")] = faces.images[:20].clone(), faces.labels[:20].clone()
+    out = tmp_path / "run"
+    assert run(write_npz(tmp_path / "drawn.npz", faces), out, *SMALL, "--epochs", "1") == 0
+    warning = "WARNING: all 20 private images are training images, byte for byte"
+    assert capsys.readouterr().out.count(warning) == 2  # before the training and beside the figures
+    assert any(warning in note for note in json.loads((out / "config.json").read_bytes())["data"]["notes"])
+    assert "says what was learnt by heart" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["sa\udce9d", "sad\x1b[2J", "Happy", ""])
+def test_classes_that_cannot_be_named_are_refused_before_training(name: str) -> None:
+    faces = replace(expressions(40, 20), classes=("angry", "happy", name, "neutral"))
+    with pytest.raises(FinetuneError, match="class names"):
+        check_labels(faces, plan_images(faces, "honest", partial(held_out, faces)))
 
 
 def test_a_sample_has_every_class_in_its_share() -> None:

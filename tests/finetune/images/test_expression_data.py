@@ -149,7 +149,8 @@ def test_kaggles_train_csv_is_all_training_data(tmp_path: Path) -> None:
 
 
 def test_the_older_projects_folders_have_a_test_part(tmp_path: Path) -> None:
-    found = read(folders(tmp_path / "d", str, lambda split: "test" if split == "private" else "train"))
+    with pytest.warns(UserWarning, match="labels are numbers, taken in FER2013's order: 0 angry, 1 disgust"):
+        found = read(folders(tmp_path / "d", str, lambda split: "test" if split == "private" else "train"))
     assert found.classes == FER2013
     assert found.counts() == {"train": 10, "test": 2}
     assert found.part("test").labels.tolist() == LABELS[10:]
@@ -201,6 +202,48 @@ def test_files_that_are_no_images_are_left_out_with_a_warning(tmp_path: Path) ->
     (root / "train" / "0" / "Thumbs.db").write_text("the system's")
     with pytest.warns(UserWarning, match=r"1 file\(s\) in class folders that are no images"):
         assert len(read(root)) == len(LABELS)
+
+
+def with_files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"\0\0\0\x18ftypheic")
+    return root
+
+
+def twice_labelled(tmp_path: Path) -> Path:
+    root = folders(tmp_path / "d", lambda label: FER2013[label], lambda split: "train" if split == "train" else "val")
+    (root / "train/sad/copy.png").write_bytes((root / "train/angry/0.png").read_bytes())
+    return root
+
+
+NOTED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "the last folder's": (lambda t: with_files(folders(t / "d", str), "train/6/z.heic"), r"1 file\(s\).*in train/6 \(z\.heic\)"),
+    "of two folders": (
+        lambda t: with_files(folders(t / "d", str), "train/0/a.heic", "train/0/b.heic", "train/3/c.txt"),
+        r"3 file\(s\).*train/0 \(a\.heic, \.\.\.\), train/3 \(c\.txt\)",
+    ),
+    "in no class": (lambda t: with_files(folders(t / "d", str), "train/stray.png"), r"1 image\(s\) in no class's folder.*train/stray\.png"),
+    "an empty folder": (lambda t: with_files(folders(t / "d", str), "train/7/.keep"), r"1 empty folder\(s\).*train/7"),
+    "two labels": (
+        twice_labelled,
+        r"1 image\(s\) stand under several labels.*train/angry/0\.png \(angry\) and train/sad/copy\.png \(sad\)",
+    ),
+    "two labels in rows": (
+        lambda t: written(t, f"emotion,pixels\n1,{GOOD}\n0,{text(IMAGES[1])}\n2,{GOOD}\n".encode()),
+        r"row 1 \(disgust\) and row 3 \(fear\)",
+    ),
+    "numbers in an npz": (lambda t: npz(t, images=IMAGES, labels=LABELS), "labels are numbers, taken in FER2013's order"),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_may_be_wrong_is_noted_also_from_the_cache(case: str, tmp_path: Path) -> None:
+    make, message = NOTED[case]
+    source = make(tmp_path)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=message):
+            read(source)
 
 
 GOOD = text(IMAGES[0])
@@ -293,6 +336,19 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a bomb": (lambda t: other_image(t, "1", (9000, 9000)), r"99\.png: 9000×9000 pixels, more than 8192"),
     "another size": (lambda t: other_image(t, "L", (9, 7)), r"different sizes: .*9×7 in .*99\.png.*pass size="),
     "classes named in two ways": (other_class, "class happy has no training images; train has 0, 1, 2"),
+    "a class that would be lost": (
+        lambda t: with_files(folders(t / "d", lambda label: FER2013[label]), "train/zzz/a.heic", "train/zzz/b.heic"),
+        r"train/zzz: none of its 2 file\(s\) is an image that is read, as a\.heic: the class zzz would be lost",
+    ),
+    "images one level up": (lambda t: with_files(t / "d", "train/a.png"), r"no images found \(train/a\.png lies in no class's folder\)"),
+    "a padded label": (lambda t: written(t, f"emotion,pixels\n0000000009,{GOOD}\n".encode()), "unknown value '0000000009'"),
+    "a label of 64 bits": (
+        lambda t: npz(t, images=IMAGES, labels=np.array([*LABELS[1:], 2**64 - 1], np.uint64)),
+        "row 12: label 18446744073709551615; labels count",
+    ),
+    "a gap": (lambda t: npz(t, images=IMAGES, labels=np.array(LABELS) + 1), "labels go to 7, but none is 0; .*an array 'classes'"),
+    "one class twice": (lambda t: npz(t, images=IMAGES, labels=LABELS, classes=[*"abcdef", "A"]), "'a' and 'A' are the same class"),
+    "a class without a name": (lambda t: npz(t, images=IMAGES, labels=LABELS, classes=[*"abcdef", " "]), "' ' is no name"),
     "nested folders": (lambda t: folders(t / "d" / "train" / "0", str).parents[1], "a folder inside a class folder"),
     "an npz without labels": (lambda t: npz(t, images=IMAGES), "has no labels"),
     "an npz of floats": (lambda t: npz(t, images=IMAGES / 255, labels=LABELS), "float64 pixels; expected whole numbers"),
