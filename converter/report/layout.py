@@ -92,11 +92,14 @@ def folded(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
     for (width, height), rank in zip(sizes, ranks, strict=True):
         heights[rank] = max(heights[rank], height + GAP_Y)
         widths[rank] += width + GAP_X
+    last: dict[int, int] = {}
     for source, target in edges:
+        last[source] = max(last.get(source, 0), ranks[target])
+    for source, rank in last.items():
         crossing[ranks[source]] += 1
-        crossing[ranks[target]] -= 1
+        crossing[rank] -= 1
     for rank in range(1, count):
-        crossing[rank] += crossing[rank - 1]  # now: the lines from this rank or above it to one below
+        crossing[rank] += crossing[rank - 1]  # now: the boxes of this rank or above it that lines lead down from
     total, wide = sum(heights), sorted(widths)[int(0.9 * (count - 1))] + 2 * GAP_X
     pieces = max(1, round(math.sqrt(ASPECT * total / wide)))
     each = total / pieces
