@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,11 @@ from converter.terminal import Parser, notes, say
 
 if TYPE_CHECKING:
     from converter.verify import Comparison
+
+if TYPE_CHECKING:
+    from converter.build.graph import Graph
+    from converter.build.matching import Plan
+    from converter.read.caffemodel import Weights
 
 _EXAMPLES = """\
 examples:
@@ -43,7 +49,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("files", nargs="*", metavar="FILE", type=Path, help="a prototxt, a caffemodel (.caffemodel, .caffemodel.h5), or both")
     p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), .py (source), .caffemodel")
-    p.add_argument("--half", action="store_true", help="with -o net.caffemodel: kernels in half precision, NVIDIA Caffe's form")
+    precision = p.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--half", action="store_true", help="round to half precision: a state dict's values; a .caffemodel's kernels, NVIDIA Caffe's form"
+    )
+    precision.add_argument("--bf16", action="store_true", help="round a state dict's values to bfloat16")
+    p.add_argument("--fold-batchnorm", action="store_true", help="take BatchNorm and Scale into the convolutions beside them, where exact")
+    p.add_argument("--input", choices=("rgb01",), help="rgb01: make the net take RGB in 0..1; channel order, means, scale become weights")
+    p.add_argument("--mean", metavar="M,M,M", help="the means of the net's channels, 0..255, where the prototxt does not say them")
+    p.add_argument("--scale", metavar="S", help="what pixels minus means are multiplied by: one number, or one for each channel")
+    p.add_argument(
+        "--channels", choices=("BGR", "RGB", "GRAY"), help="the order of the net's channels (default: BGR, as Caffe reads images)"
+    )
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
@@ -111,10 +128,10 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
 
         print(listing())
         return
-    if options.half and (options.output is None or options.output.suffix != ".caffemodel"):
-        usage("--half goes with -o net.caffemodel; a state dict is halved in PyTorch")
+    _check_precision(options, usage)
     prototxt, weights = _told_apart(options.files, usage)
     shapes = _shapes(options.input_shape, usage)
+    options.stated = {name: _numbers(name, getattr(options, name), usage) for name in ("mean", "scale")}
     if options.report is not None:
         require("jinja2")
         _check_output(options.report, [p for p in (prototxt, weights, options.output) if p is not None], (".html", ".htm"))
@@ -134,6 +151,24 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
         _convert(options, prototxt, weights, shapes)
     if options.report is not None:
         _report(options, prototxt, weights, shapes, compared)
+
+
+def _check_precision(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
+    suffix = options.output.suffix if options.output else ""
+    if options.bf16 and suffix == ".caffemodel":
+        usage("no Caffe reads bfloat16; --half is NVIDIA Caffe's form")
+    if (options.half or options.bf16) and suffix not in (".safetensors", ".pth", ".pt", ".caffemodel"):
+        usage("--half and --bf16 go with -o net.safetensors, net.pth or net.caffemodel")
+
+
+def _numbers(name: str, text: str | None, usage: Callable[[str], NoReturn]) -> tuple[float, ...] | None:
+    try:
+        numbers = None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if numbers is not None and (len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers))):
+        usage(f"--{name} {text}: expected one number, or three with commas between them, such as 104,117,123")
+    return numbers
 
 
 def _told_apart(files: list[Path], usage: Callable[[str], NoReturn]) -> tuple[Path | None, Path | None]:
@@ -188,23 +223,16 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
         found = open_weights(weights)
         print(json.dumps(table.weights_json(found)) if options.json else table.weights_table(found))
         return
-    from converter.conversion import prepare
-
-    graph, _ = prepare(
-        prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
-    )
+    graph, _ = _prepared(options, prototxt, weights, shapes)
     print(json.dumps(table.net_json(graph)) if options.json else table.net_table(graph))
-    _notes(graph.notes, options)
+    _notes([*graph.changes, *graph.notes], options)
 
 
 def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> list[Comparison]:
     from converter.build.assemble import assemble, load
-    from converter.conversion import prepare
     from converter.verify import OPENCV_DIFFERS, verify
 
-    graph, plan = prepare(
-        prototxt, weights, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
-    )
+    graph, plan = _prepared(options, prototxt, weights, shapes)
     net = assemble(graph)
     load(net, graph, plan)
     compared = verify(net, prototxt, weights)
@@ -231,18 +259,37 @@ def _report(
     shapes: dict[str, tuple[int, ...]],
     compared: list[Comparison],
 ) -> None:
-    from converter.conversion import prepare
     from converter.read.weights import open_weights
     from converter.report.page import Verified, write_report
     from converter.table import counted
 
     found = None if weights is None else open_weights(weights)
-    graph, plan = prepare(
-        prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
-    )
+    graph, plan = _prepared(options, prototxt, found, shapes)
     write_report(options.report, graph, plan, prototxt, found, Verified(compared=compared))
     if not options.quiet and not options.json:
         print(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
+
+
+def _prepared(
+    options: argparse.Namespace, prototxt: Path | None, weights: Path | Weights | None, shapes: dict[str, tuple[int, ...]]
+) -> tuple[Graph, Plan | None]:
+    """The net as the options want it."""
+    from converter.build.preprocessing import Stated
+    from converter.conversion import prepare
+
+    stated = Stated(**options.stated, channels=options.channels)
+    return prepare(
+        prototxt,
+        weights,
+        phase=options.phase,
+        stages=options.stage,
+        level=options.level,
+        input_shapes=shapes,
+        ignore=options.ignore,
+        preprocess=None if stated == Stated() else stated,
+        fold_batchnorm=options.fold_batchnorm,
+        input=options.input,
+    )
 
 
 def _notes(notes: list[str], options: argparse.Namespace) -> None:
@@ -267,14 +314,16 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     sources = [path for path in (prototxt, weights) if path is not None and path.is_file()]
     alike = len({path.name for path in sources}) < len(sources)
     hashers = {str(path) if alike else path.name: Hasher(path) for path in sources}
-    from converter.conversion import prepare
-    from converter.write.output import write
+    import torch
 
-    graph, plan = prepare(
-        prototxt, found, phase=options.phase, stages=options.stage, level=options.level, input_shapes=shapes, ignore=options.ignore
-    )
+    from converter.write.output import check_beside, prototxt_beside, write
+    from converter.write.rounding import Rounding
+
+    graph, plan = _prepared(options, prototxt, found, shapes)
+    check_beside(output, graph)
+    rounding = Rounding(torch.float16 if options.half else torch.bfloat16) if options.half or options.bf16 else None
     with _Bar(options, sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters()), output.name) as bar:
-        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, half=options.half)
+        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, rounding=rounding)
     _notes(graph.notes, options)
     if options.json:
         from converter.table import net_json
@@ -282,12 +331,20 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         print(json.dumps({"output": str(output), "sha256": {n: h.result() for n, h in hashers.items()}, **net_json(graph)}))
     elif not options.quiet:
         count = sum(p.numel() for p in {id(p): p for module in graph.modules.values() for p in module.parameters()}.values())
-        checked = "every blob of the net found, each of the right shape" if plan else "random weights, as the prototxt's fillers draw them"
+        checked = (
+            "every blob of the net found, each of the right shape"
+            if weights is not None
+            else "random weights, as the prototxt's fillers draw them"
+        )
         if output.suffix == ".py":
             checked = "the structure; load the weights from a state dict, as -o net.safetensors writes one"
         from converter.table import counted
 
         say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
+        for line in [*graph.changes, *([] if rounding is None else [rounding.summary()])]:
+            say(f"  {printable(line)}")
+        if beside := prototxt_beside(output, graph):
+            say(f"{beside}: the changed net, to which these weights belong")
 
 
 def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:

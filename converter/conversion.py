@@ -14,6 +14,7 @@ from converter.build.folding import fold_batchnorm as fold
 from converter.build.graph import Graph, build_graph
 from converter.build.matching import Plan, match
 from converter.build.num_output import change_outputs, draw_anew
+from converter.build.preprocessing import Stated
 from converter.build.rgb01 import take_rgb01
 from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, some
 from converter.files import head
@@ -96,7 +97,7 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     num_output: Mapping[str, int] | None = None,
     ignore: Sequence[str] = (),
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Stated | None = None,
     fold_batchnorm: bool = False,
     input: Literal["rgb01"] | None = None,
 ) -> tuple[Graph, Plan | None]:
@@ -129,6 +130,8 @@ def prepare(
         raise MismatchError(f"{error} Or the input shape that was given is wrong: {given}.") from None
     if plan is not None:
         graph.notes += plan.notes
+    if isinstance(preprocess, Stated):
+        preprocess = preprocess.record(graph.preprocess, graph.inputs, graph.where)
     graph.preprocess = preprocess or graph.preprocess
     if fold_batchnorm:
         graph, plan = fold(graph, plan)

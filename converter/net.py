@@ -131,6 +131,7 @@ class CaffeNet(nn.Module):
             preprocess=self.preprocess,
             ignored=ignored,
             notes=self.notes,
+            changes=self.changes,
             hashes=hashes,
         )
 

@@ -93,6 +93,7 @@ def net_json(graph: Graph) -> dict[str, Any]:
         "parameters": sum(row.parameters for row in rows),
         "multiply_adds": sum(row.multiply_adds for row in rows),
         "notes": graph.notes,
+        "changes": graph.changes,
     }
 
 

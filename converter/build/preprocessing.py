@@ -1,12 +1,68 @@
-"""What a prototxt says of the images that its net takes."""
+"""How images become the net's input: what the prototxt says of it, and what the user states in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from converter.errors import GraphError
 from converter.preprocess import Preprocess
 from converter.read.upgrade import LayerSpec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a user says of the images; None: what the prototxt says, or else no mean, a scale of 1, and BGR or grey."""
+
+    mean: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
+    channels: Literal["BGR", "RGB", "GRAY"] | None = None
+
+    def record(self, known: Preprocess | None, inputs: Mapping[str, Shape], where: str) -> Preprocess:
+        """The whole record for the net's image.
+
+        Raises:
+            GraphError: there is no image among the inputs, or the numbers do not fit its channels.
+        """
+        shape = inputs[image_input(inputs, where)]
+        base = known or Preprocess((shape[2], shape[3]), "GRAY" if shape[1] == 1 else "BGR", (0.0,) * shape[1], "")
+        said = replace(
+            base,
+            channels=self.channels or base.channels,
+            mean=base.mean if self.mean is None else self.mean * (shape[1] if len(self.mean) == 1 else 1),
+            scale=base.scale if self.scale is None else self.scale[0] if len(self.scale) == 1 else self.scale,
+            source="the command line",
+        )
+        check_channels(said, shape[1], where)
+        return said
+
+
+def check_channels(record: Preprocess, channels: int, where: str) -> None:
+    """Refuse a record for another number of channels than the input's.
+
+    Raises:
+        GraphError: it is.
+    """
+    mean, scale = record.mean, record.scale
+    counts = {1 if isinstance(mean, str) else len(mean), len(scale) if isinstance(scale, tuple) else 1}
+    if (1 if record.channels == "GRAY" else 3) != channels or counts - {1, channels}:
+        raise GraphError(f"{where}: {record.channels}, mean {mean} and scale {scale} do not fit an input of {channels} channels.")
+
+
+def image_input(inputs: Mapping[str, Shape], where: str) -> str:
+    """The one input that an image can be: four axes, one or three channels.
+
+    Raises:
+        GraphError: none, or several.
+    """
+    found = [name for name, shape in inputs.items() if len(shape) == 4 and shape[1] in (1, 3)]
+    if len(found) == 1:
+        return found[0]
+    shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
+    raise GraphError(f"{where}: the image should be the one input of four axes with 3 channels or 1; the inputs are {shapes}.")
 
 
 def preprocess_of(sources: Sequence[LayerSpec], inputs: Mapping[str, tuple[int, ...]], notes: list[str]) -> Preprocess | None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from converter.build.draft import Draft, Node
 from converter.build.graph import Graph
 from converter.build.matching import Plan
-from converter.errors import GraphError, UnsupportedError, shown
+from converter.build.preprocessing import check_channels, image_input
+from converter.errors import UnsupportedError, shown
 from converter.layers.registry import find_type
 from converter.layers.weighted import InnerProduct
 from converter.preprocess import LUMA, Preprocess
@@ -37,7 +38,7 @@ def take_rgb01(graph: Graph, plan: Plan | None) -> tuple[Graph, Plan]:
         UnsupportedError: it is not known how images are prepared, or a mean image is subtracted.
         GraphError: no input, or more than one, could be the image.
     """
-    before, name = graph.preprocess, image_input(graph)
+    before, name = graph.preprocess, image_input(graph.inputs, graph.where)
     if before is None:
         raise UnsupportedError(f"{graph.where}: rgb01 needs what is done to the images, and the prototxt does not say it; {_SAY}.")
     if isinstance(before.mean, str):
@@ -46,9 +47,7 @@ def take_rgb01(graph: Graph, plan: Plan | None) -> tuple[Graph, Plan]:
             f" take its mean of each channel in its place (converter.read_mean(path).mean((1, 2))): {_SAY}."
         )
     channels = graph.inputs[name][1]
-    counts = len(before.mean), len(before.scale) if isinstance(before.scale, tuple) else 1
-    if (1 if before.channels == "GRAY" else 3) != channels or {*counts} - {1, channels}:
-        raise GraphError(f"{graph.where}: {before.channels}, mean {before.mean} and scale {before.scale} do not fit {channels} channels.")
+    check_channels(before, channels, graph.where)
     matrix, offset = _affine(before, channels)
     draft = Draft(graph, plan)
     source = next(node for node in draft.nodes if node.step is None and name in node.message.top)
@@ -70,19 +69,6 @@ def take_rgb01(graph: Graph, plan: Plan | None) -> tuple[Graph, Plan]:
     )
     new.changes.append(f"{name!r} takes RGB in 0..1: {before.channels}, mean {_listed(before.mean)}, scale {_listed(before.scale)} {how}")
     return new, new_plan
-
-
-def image_input(graph: Graph) -> str:
-    """The one input that an image can be: four axes, one or three channels.
-
-    Raises:
-        GraphError: none, or several.
-    """
-    found = [name for name, shape in graph.inputs.items() if len(shape) == 4 and shape[1] in (1, 3)]
-    if len(found) == 1:
-        return found[0]
-    shapes = ", ".join(f"{name} {shape}" for name, shape in graph.inputs.items())
-    raise GraphError(f"{graph.where}: the image should be the one input of four axes with 3 channels or 1; the inputs are {shapes}.")
 
 
 def _affine(before: Preprocess, channels: int) -> tuple[Tensor, Tensor]:

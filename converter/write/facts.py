@@ -23,12 +23,13 @@ def facts_of(
     preprocess: Preprocess | None,
     ignored: Sequence[str] = (),
     notes: Sequence[str] = (),
+    changes: Sequence[str] = (),
     hashes: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The facts by name; lists and records are JSON.
 
     Args:
-        program, name, input_shapes, outputs, preprocess, notes: the net's (see CaffeNet).
+        program, name, input_shapes, outputs, preprocess, notes, changes: the net's (see CaffeNet).
         ignored: fields that were ignored because the user said so.
         hashes: sha256 of the files that the net was made of, by their names.
     """
@@ -44,5 +45,7 @@ def facts_of(
         facts["ignored"] = json.dumps(list(ignored))
     if notes:
         facts["notes"] = json.dumps(list(notes))
+    if changes:
+        facts["changes"] = json.dumps(list(changes))
     held = {name.encode("utf-8", "backslashreplace").decode(): digest for name, digest in (hashes or {}).items()}  # JSON has no other bytes
     return {**facts, **{f"sha256.{name}": digest for name, digest in held.items()}}

@@ -19,44 +19,56 @@ from converter.errors import ConversionError
 from converter.files import whole_file
 from converter.net import CaffeNet
 from converter.read.source import Source
+from converter.write.rounding import Rounding
 
 _CHUNK = 16 << 20
 Hashes = Callable[[], dict[str, str]]
 Progress = Callable[[int], None]
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
-def write_safetensors(path: Path, graph: Graph, plan: Plan | None, hashes: Hashes, progress: Progress) -> None:
+def write_safetensors(
+    path: Path, graph: Graph, plan: Plan | None, hashes: Hashes, progress: Progress, rounding: Rounding | None = None
+) -> None:
     """Length of the header (u64), header (JSON), then all values.
 
-    Blobs that are the state dict's values as they are go from file to file without passing through memory.
+    Blobs that are the state dict's values as they are go from file to file without passing through memory; with `rounding`
+    every value passes through it.
+
+    Raises:
+        UnsupportedError: values that cannot be rounded; nothing is written then.
     """
     meta = assemble(graph)
     entries: dict[str, dict[str, Any]] = {}
     at = 0
     for key, value in meta.state_dict().items():
-        size = prod(value.shape) * value.element_size()
-        dtype = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
+        kind = rounding.dtype if rounding and value.is_floating_point() else value.dtype
+        size, dtype = prod(value.shape) * kind.itemsize, _DTYPES[kind]
         entries[key] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + size]}
         at += size
     # int64 first would be aligned; safetensors asks for no order, only that there are no holes
-    header = json.dumps({"__metadata__": meta.facts(hashes(), graph.ignored), **entries}, separators=(",", ":")).encode()
+    facts = meta.facts(hashes(), graph.ignored) | ({"prototxt": meta.prototxt} if graph.changes else {})
+    header = json.dumps({"__metadata__": facts, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with whole_file(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for key, value in _values(meta, graph, plan):
+        for key, value in _values(meta, graph, plan, spans=rounding is None):
             if isinstance(value, Tensor):
-                file.write(value.contiguous().numpy().tobytes())
+                value = value if rounding is None else rounding(key, value)
+                file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
                 progress(value.nbytes)
             else:
                 source, offset, count = value
                 file.flush()
                 _copy(source, offset, count, file, progress)
             entries.pop(key)
+        if rounding is not None:
+            rounding.check(str(path))
     assert not entries, f"no values for {list(entries)}"
 
 
-def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[str, Tensor | tuple[Source, int, int]]]:
-    """Each state-dict entry in order: a span of the weight file, or a tensor made when it is its turn."""
+def _values(meta: CaffeNet, graph: Graph, plan: Plan | None, spans: bool = True) -> Iterator[tuple[str, Tensor | tuple[Source, int, int]]]:
+    """Each state-dict entry in order: a span of the weight file (with `spans`), or a tensor made when it is its turn."""
     if plan is None or plan.filled:  # fillers draw; a layer without weights is rare, and the net then fits in memory
         load(meta, graph, plan)
         yield from meta.state_dict().items()
@@ -69,7 +81,7 @@ def _values(meta: CaffeNet, graph: Graph, plan: Plan | None) -> Iterator[tuple[s
             continue
         if key in plan.whole:
             blob, shape = plan.whole[key]
-            span = blob.plain()
+            span = blob.plain() if spans else None
             yield key, (blob.source, span.offset, span.nbytes) if span else tensor_of(blob, shape)
             continue
         layer = key.rpartition(".")[0]

@@ -218,8 +218,8 @@ def test_the_command_writes_a_caffemodel_of_the_newest_form(tmp_path: Path) -> N
     assert "V2" in run(str(out)).stdout
     half = run(str(prototxt), str(weights), "-o", str(tmp_path / "half.caffemodel"), "--half")
     assert half.returncode == 0 and (tmp_path / "half.caffemodel").stat().st_size < 0.75 * out.stat().st_size
-    wrong = run(str(prototxt), str(weights), "-o", str(tmp_path / "net.safetensors"), "--half")
-    assert wrong.returncode == 2 and "--half goes with -o net.caffemodel" in wrong.stderr
+    wrong = run(str(prototxt), str(weights), "-o", str(tmp_path / "bf16.caffemodel"), "--bf16")
+    assert wrong.returncode == 2 and "no Caffe reads bfloat16" in wrong.stderr
 
 
 # --- prototxts ---------------------------------------------------------------------------------------------------

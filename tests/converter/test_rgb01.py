@@ -105,8 +105,16 @@ REFUSED = {
     "nothing is known of the images": ('input: "data" input_shape { dim: 1 dim: 3 dim: 5 dim: 5 }' + PADDED, {}, "--mean 104,117,123"),
     "a mean image": (image_net('mean_file: "m.binaryproto"'), {}, "value for each pixel"),
     "no image": ('input: "data" input_shape { dim: 1 dim: 7 }' + DENSE, {"preprocess": Preprocess(None, "BGR", (1.0,), "")}, "data (1, 7)"),
-    "another number of channels": (image_net(), {"preprocess": Preprocess((12, 10), "GRAY", (1.0,), "")}, "do not fit 3 channels"),
-    "another number of means": (image_net(), {"preprocess": Preprocess((12, 10), "BGR", (1.0, 2.0), "")}, "do not fit 3 channels"),
+    "another number of channels": (
+        image_net(),
+        {"preprocess": Preprocess((12, 10), "GRAY", (1.0,), "")},
+        "do not fit an input of 3 channels",
+    ),
+    "another number of means": (
+        image_net(),
+        {"preprocess": Preprocess((12, 10), "BGR", (1.0, 2.0), "")},
+        "do not fit an input of 3 channels",
+    ),
 }
 
 
