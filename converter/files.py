@@ -19,15 +19,43 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".py", ".caffemodel")  # what can be 
 _PIECE = 8 << 20  # large: another thread imports torch meanwhile, and each piece waits for its turn twice
 
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def opened(path: str | os.PathLike[str], *, follow: bool = True) -> IO[bytes]:
+    """A regular file, to be read: nothing else is opened, so that no pipe is waited for and no device set going.
+
+    Raises OSError, whose strerror says what it is instead; without `follow` for a symbolic link as well.
+    """
+    _refuse_others(Path(path).stat(follow_symlinks=follow), path)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        _refuse_others(os.fstat(handle), path)  # another may have taken the name meanwhile
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _refuse_others(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in _KINDS if test(status.st_mode)), "something unknown")
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+
+
 def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> bytes:
     """The bytes of a regular file of at most limit bytes."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise error(f"{path}: not a regular file, so no {what}.")
-        if status.st_size > limit:
-            raise error(f"{path}: {status.st_size:,} bytes are too many for a {what}; is it the weight file?")
-        return path.read_bytes()
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise error(f"{path}: {size:,} bytes are too many for a {what}; is it the weight file?")
+            return file.read(limit + 1)[:limit]
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
     except ValueError as problem:  # a NUL in the name
@@ -36,10 +64,8 @@ def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> byte
 
 def head(path: Path, count: int) -> bytes:
     """The first bytes of a regular file; none of anything else, which opening it in earnest will explain."""
-    with contextlib.suppress(OSError, ValueError):
-        if path.is_file():
-            with path.open("rb") as file:
-                return file.read(count)
+    with contextlib.suppress(OSError, ValueError), opened(path) as file:
+        return file.read(count)
     return b""
 
 
@@ -63,8 +89,8 @@ class Hasher(threading.Thread):
 
     def run(self) -> None:
         state, buffer = hashlib.sha256(), memoryview(bytearray(_PIECE))
-        with contextlib.suppress(OSError), self.path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
+        with contextlib.suppress(OSError), opened(self.path) as file:
+            while count := file.raw.readinto(buffer):  # type: ignore[attr-defined]
                 state.update(buffer[:count])
             self.digest = state.hexdigest()
 

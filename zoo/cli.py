@@ -19,7 +19,7 @@ from converter import __version__
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
-from zoo.errors import PictureError, ZooError
+from zoo.errors import CacheError, PictureError, ZooError
 from zoo.files import parts, store
 from zoo.files.fetch import add, clean, fetch, verify
 from zoo.terminal import Parser, missing, notes, require, say
@@ -120,6 +120,7 @@ def _fetch(options: argparse.Namespace) -> Answer:
         options.name,
         accept_terms=options.accept_terms,
         allow_unverified=options.allow_unverified,
+        allow_unverified_http=options.allow_unverified_http,
         progress=False if options.json else None,
     )
     return _paths(files)
@@ -207,8 +208,11 @@ def _state(card: Card) -> str:
         return "in the package"
     place = store.folder(card)
     needed = [file for file in card.files if file.needed]
-    if all(store.cached(place, file) for file in needed):
-        return "cached"
+    try:
+        if all(store.cached(place, file) for file in needed):
+            return "cached"
+    except CacheError:  # which the other commands explain
+        return "a link: refused"
     if any(path.suffix == ".part" for path in parts.leftovers(place)):
         return "partly fetched"
     if not all(file.mirrors for file in needed):
@@ -283,7 +287,9 @@ def _parser() -> Parser:
 
     command("list", _list, "all models, and which are in the cache")
     command("info", _info, "everything that is known about a model").add_argument("name")
-    command("fetch", _fetch, "download a model's files into the cache", consent).add_argument("name")
+    fetching = command("fetch", _fetch, "download a model's files into the cache", consent)
+    fetching.add_argument("name")
+    fetching.add_argument("--allow-unverified-http", action="store_true", help="... also one that comes over http, unprotected on its way")
     command("verify", _verify, "check the cached files against the published checksums").add_argument("name")
     adding = command("add", _add, "copy a file from disk into the cache, after the same checks", consent)
     adding.add_argument("name")

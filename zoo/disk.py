@@ -6,15 +6,30 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from converter.files import replacing
+from converter.files import opened, replacing
 from zoo.errors import CacheError
 
-__all__ = ["BLOCK", "digests", "home", "replacing", "write_json", "writing"]
+__all__ = [
+    "BLOCK",
+    "digests",
+    "digests_of",
+    "home",
+    "is_file",
+    "opened",
+    "read_record",
+    "refuse_link",
+    "replacing",
+    "write_json",
+    "writing",
+]
 BLOCK = 1 << 20  # bytes read at once
+MOST_RECORD = 1 << 16  # bytes of a receipt, of accepted terms, of a note
 
 
 def home() -> Path:
@@ -28,16 +43,22 @@ def home() -> Path:
 
 def digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
     """The file's digests, read once from disk. "git-blob-sha1" is the id that git gives the content."""
+    with opened(path) as source:
+        return digests_of(source, algorithms)
+
+
+def digests_of(source: IO[bytes], algorithms: Iterable[str]) -> dict[str, str]:
+    """The digests of an open file, from its first byte."""
     hashes = {}
     for algorithm in {"sha256", *algorithms}:
         name = "sha1" if algorithm == "git-blob-sha1" else algorithm
         hashes[algorithm] = hashlib.new(name, usedforsecurity=False)
     if "git-blob-sha1" in hashes:
-        hashes["git-blob-sha1"].update(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb", buffering=0) as source:
-        while block := source.read(BLOCK):
-            for each in hashes.values():
-                each.update(block)
+        hashes["git-blob-sha1"].update(b"blob %d\0" % os.fstat(source.fileno()).st_size)
+    source.seek(0)
+    while block := source.read(BLOCK):
+        for each in hashes.values():
+            each.update(block)
     return {algorithm: each.hexdigest() for algorithm, each in hashes.items()}
 
 
@@ -45,6 +66,35 @@ def write_json(path: Path, value: object) -> None:
     """Whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, object]:
+    """A small JSON object of the cache's.
+
+    Raises FileNotFoundError, CacheError where the name is a symbolic link or anything but a regular file, and ValueError for
+    every other content: text, nested too deeply, too long.
+    """
+    refuse_link(path)
+    with opened(path, follow=False) as file:
+        text = file.read(MOST_RECORD + 1)
+    if len(text) > MOST_RECORD:
+        raise ValueError(f"more than {MOST_RECORD:,} bytes")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def refuse_link(path: Path) -> None:
+    """Raises CacheError for a symbolic link: what is done to the cache must not be done where a link leads."""
+    if path.is_symlink():
+        raise CacheError(
+            f"{path} is a symbolic link (to {path.readlink()}): refused, for what is written, removed or made readable in the cache"
+            " would be so where it leads. Remove the link; to keep the cache elsewhere, set CAFFEZOO_HOME"
+        )
 
 
 @contextmanager
@@ -66,3 +116,11 @@ def writing(place: Path) -> Iterator[None]:
                 " Set CAFFEZOO_HOME to a writable directory, or have its owner fetch the model"
             ) from error
         raise CacheError(f"{place}: {error}") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether the name itself is a regular file's: not a link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False

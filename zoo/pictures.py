@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.files import opened
 from converter.preprocess import on_white
 from converter.preprocess import upright as upright  # the recipes read pictures with it, too
 from zoo.errors import PictureError
@@ -35,7 +36,7 @@ def read_picture(source: str | os.PathLike[str] | bytes, *, most_pixels: int = M
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else opened(source) as file:
             warnings.simplefilter("ignore")  # of metadata that nobody reads here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:

@@ -17,9 +17,16 @@ _FIELD = b'"sha256":"'
 _MOST_HEADER = 16 << 20
 
 
+def folder() -> Path:
+    """Where they lie. Raises CacheError for a symbolic link in its place."""
+    place = disk.home() / "converted"
+    disk.refuse_link(place)
+    return place
+
+
 def files_of(card: Card) -> list[Path]:
     """The model's converted weights, of this release of the converter and of others."""
-    return sorted((disk.home() / "converted").glob(f"{card.name}-*.safetensors"))
+    return sorted(folder().glob(f"{card.name}-*.safetensors"))
 
 
 def seal(path: Path) -> None:
@@ -34,7 +41,7 @@ def seal(path: Path) -> None:
 def check(path: Path) -> None:
     """Raises ProofError if the file is not what was written, or has no hash (earlier releases wrote none)."""
     place = _place(path)
-    with path.open("rb") as file:
+    with disk.opened(path, follow=False) as file:
         file.seek(place)
         expected = file.read(64)
     if _digest(path, place).encode() != expected:
@@ -43,7 +50,7 @@ def check(path: Path) -> None:
 
 def _place(path: Path) -> int:
     """Where the hash stands: in the header, JSON behind its length of 8 bytes."""
-    with path.open("rb") as file:
+    with disk.opened(path, follow=False) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _MOST_HEADER))
     at = header.find(_FIELD)
@@ -54,7 +61,7 @@ def _place(path: Path) -> int:
 
 def _digest(path: Path, place: int) -> str:
     state = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with disk.opened(path, follow=False) as file:
         state.update(file.read(place) + EMPTY["sha256"].encode())
         file.seek(place + 64)
         while block := file.read(disk.BLOCK):

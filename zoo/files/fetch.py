@@ -7,10 +7,9 @@ and the next mirror is asked.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from zoo.cards.record import Archive, Card, Checksum, File, Mirror
 from zoo.errors import FetchError, Offline, ProofError, Unverified
 from zoo.files import archive, converted, parts, store
 from zoo.files.http import Job, Limits, MirrorFailed, download
+from zoo.files.lock import lock
+from zoo.files.unpacked import pieces
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,19 @@ class Finding:
     detail: str
 
 
-def fetch(name: str, *, accept_terms: bool = False, allow_unverified: bool = False, progress: bool | None = None) -> dict[str, Path]:
+def fetch(
+    name: str,
+    *,
+    accept_terms: bool = False,
+    allow_unverified: bool = False,
+    allow_unverified_http: bool = False,
+    progress: bool | None = None,
+) -> dict[str, Path]:
     """Returns {file name: path} of the model's needed files, fetching what the cache does not have.
 
     `progress` None shows a bar on a terminal. Raises UnknownModel, TermsNotAccepted, Offline, Unverified (nobody has
-    published a checksum; `allow_unverified` takes the file and pins what came), FetchError with each mirror's reason,
-    or CacheError.
+    published a checksum; `allow_unverified` takes the file over https and pins what came, `allow_unverified_http` over http, too,
+    where anybody on the way can change it), FetchError with each mirror's reason, or CacheError.
     """
     card = registry.card_of(name)
     if card.folder is not None:
@@ -48,7 +56,14 @@ def fetch(name: str, *, accept_terms: bool = False, allow_unverified: bool = Fal
     store.accept_terms(card, accept_terms)
     place = store.folder(card)
     return {
-        file.name: obtain(file, place, together=card.files, allow_unverified=allow_unverified, progress=progress)
+        file.name: obtain(
+            file,
+            place,
+            together=card.files,
+            allow_unverified=allow_unverified,
+            allow_unverified_http=allow_unverified_http,
+            progress=progress,
+        )
         for file in card.files
         if file.needed
     }
@@ -60,6 +75,7 @@ def obtain(
     *,
     together: Sequence[File] = (),
     allow_unverified: bool = False,
+    allow_unverified_http: bool = False,
     progress: bool | None = None,
     limits: Limits | None = None,
 ) -> Path:
@@ -70,17 +86,23 @@ def obtain(
         raise Offline(f"{file.name} is not in {place}, and CAFFEZOO_OFFLINE is set. {_by_hand(place.name)}")
     if not file.mirrors:
         raise FetchError(f"{file.name} has no download address. {_by_hand(place.name)}")
-    mirrors = [mirror for mirror in file.mirrors if allow_unverified or _provable(place, file, mirror)]
+
+    def trusted(mirror: Mirror) -> bool:
+        """Whether what comes from there may be taken though nothing published speaks for it."""
+        return allow_unverified_http or (allow_unverified and _is_https(mirror))
+
+    mirrors = [mirror for mirror in file.mirrors if trusted(mirror) or _provable(place, file, mirror)]
     if not mirrors:
-        raise Unverified(_unverified(place.name, file))
-    with parts.lock(place):
+        raise Unverified(_unverified(place.name, file, http=not any(map(_is_https, file.mirrors))))
+    with lock(place):
         if hit := store.cached(place, file) or store.prove_in_place(place, file):
             return hit
         failures = []
         for mirror in mirrors:
             size = mirror.archive.size if mirror.archive else file.size
-            job = Job(mirror.url, file.name, size, progress, limits or Limits())
-            siblings = _siblings(place, file, mirror, together, allow_unverified)
+            secure = not (allow_unverified_http or _provable(place, file, mirror))
+            job = Job(mirror.url, file.name, size, progress, limits or Limits(), secure)
+            siblings = _siblings(place, file, mirror, together, trusted(mirror))
             try:
                 with disk.writing(place):
                     path = _from_mirror(job, mirror, file, place, siblings)
@@ -105,13 +127,13 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
         raise ProofError(f"{name} comes with the package, and nothing can be added to it; zoo.load({name!r}) loads it")
     store.accept_terms(card, accept_terms)
     try:
-        source.open("rb").close()
-    except OSError as error:
-        raise ProofError(f"{source} cannot be read: {error.strerror}") from error
+        disk.opened(source).close()
+    except (OSError, ValueError) as error:
+        raise ProofError(f"{source} cannot be read: {getattr(error, 'strerror', error)}") from error
     place = store.folder(card)
     taken: dict[str, Path] = {}
     refusals, unproven = [], []
-    with parts.lock(place), disk.writing(place):
+    with lock(place), disk.writing(place):
         for file, mirror in _ways_in(card, source):
             if file.name in taken:
                 continue
@@ -141,12 +163,14 @@ def clean(name: str | None = None, everything: bool = False) -> list[Path]:
     """Removes unfinished downloads and converted weights, of one model or of all; `everything` removes the authors'
     files with their receipts, pins and accepted terms as well. Returns what is gone."""
     cards = [registry.card_of(name)] if name else registry.CARDS
+    for card in cards:
+        disk.refuse_link(store.folder(card))
     gone: list[Path] = []
     for card in cards:
         place = store.folder(card)
         stale = parts.leftovers(place) + converted.files_of(card)
         if everything and place.is_dir():
-            stale += [path for path in place.iterdir() if not path.name.startswith(".")]
+            stale += [path for path in place.iterdir() if not (path.name.startswith(".") or stat.S_ISDIR(path.lstat().st_mode))]
         with disk.writing(disk.home()):
             for path in stale:
                 path.unlink(missing_ok=True)
@@ -159,6 +183,8 @@ def verify(name: str) -> list[Finding]:
     from them against their own hash. Changes nothing."""
     card = registry.card_of(name)
     place = store.folder(card) if card.folder is None else card.folder
+    if card.folder is None:
+        disk.refuse_link(place)
     findings = []
     for file in card.files:
         path, receipt = place / file.name, store.receipt_of(place / file.name)
@@ -198,14 +224,17 @@ def settle(source: Path, mirror: Mirror, file: File, place: Path, siblings: Sibl
     outer = mirror.archive
     if outer is None:
         return store.install(source, place, file, origin)
+    before = store.facts(source.stat())
     store.prove(source, f"the archive of {file.name}", outer.size, outer.checksums)
     proof = "; ".join(f"the archive's {known.algorithm} as stated by {known.source}" for known in outer.checksums)
-    wanted = {outer.member: (file, _temporary(place))}
-    wanted |= {member: (other, _temporary(place)) for other, member in siblings}
+    wanted = {outer.member: (file, store.temporary(place))}
+    wanted |= {member: (other, store.temporary(place)) for other, member in siblings}
     try:
         found = archive.extract(source, wanted)
         if outer.member not in found:
             raise ProofError(f"the archive {source.name} does not contain {outer.member}")
+        if store.facts(source.stat()) != before:
+            raise ProofError(f"the archive {source.name} was changed while it was read")
         for member in found - {outer.member}:
             with contextlib.suppress(ProofError):  # it is reported when it is asked for
                 store.install(wanted[member][1], place, wanted[member][0], origin, proof)
@@ -233,6 +262,8 @@ def _from_mirror(job: Job, mirror: Mirror, file: File, place: Path, siblings: Si
     with parts.claim(place, file.name, mirror.url) as part:
         while True:
             resumed = download(job, part)
+            if not part.ours:
+                raise MirrorFailed("another process, taking this one for dead, has taken over the download")
             try:
                 with _as_sent_or_unpacked(part, job) as bodies:
                     result = _first_that_settles(bodies, mirror, file, place, siblings)
@@ -261,7 +292,7 @@ def _first_that_settles(bodies: Iterator[Path], mirror: Mirror, file: File, plac
 def _as_sent_or_unpacked(part: parts.Part, job: Job) -> Iterator[Iterator[Path]]:
     """The body as it was sent and, if the server packed it in flight, as it was before. Misconfigured servers call a
     .tar.gz "encoded" as well, so only the checksum can tell which of the two is the file."""
-    plain = _temporary(part.path.parent)
+    plain = store.temporary(part.path.parent)
     limit = job.limits.largest if job.size is None else job.size
 
     def bodies() -> Iterator[Path]:
@@ -269,10 +300,12 @@ def _as_sent_or_unpacked(part: parts.Part, job: Job) -> Iterator[Iterator[Path]]
         yield part.path
         if encoding in ("gzip", "x-gzip"):
             try:
-                with gzip.open(part.path) as packed, plain.open("wb") as out:
-                    while (block := packed.read(disk.BLOCK)) and out.tell() <= limit:
+                with disk.opened(part.path, follow=False) as packed, plain.open("xb") as out:
+                    for block in pieces(packed):
                         out.write(block)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                        if out.tell() > limit:
+                            break
+            except (EOFError, zlib.error) as error:
                 raise ProofError(f"the gzip-encoded body is damaged ({error})") from error
             yield plain
 
@@ -300,17 +333,22 @@ def _provable(place: Path, file: File, mirror: Mirror) -> bool:
     return bool(store.checksums_of(place, file) or (mirror.archive and mirror.archive.checksums))
 
 
+def _is_https(mirror: Mirror) -> bool:
+    return mirror.url.lower().startswith("https://")
+
+
 def _copy(source: Path, place: Path) -> Path:
-    target = _temporary(place)
+    target = store.temporary(place)
     shutil.copyfile(source, target)
     return target
 
 
-def _temporary(place: Path) -> Path:
-    return place / f".{secrets.token_hex(8)}.tmp"
-
-
-def _unverified(name: str, file: File) -> str:
+def _unverified(name: str, file: File, http: bool = False) -> str:
+    if http:
+        return (
+            f"no checksum has been published for {name}'s {file.name}, and it comes over http, where anybody on the way can change it."
+            " allow_unverified_http=True (--allow-unverified-http) accepts it once, and pins what came"
+        )
     return (
         f"no checksum has been published for {name}'s {file.name}, so it cannot be verified."
         " allow_unverified=True (--allow-unverified) accepts it once, and pins what came"

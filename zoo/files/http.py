@@ -10,21 +10,23 @@ import errno
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
 from converter.files import stand_in
 from zoo import disk
 from zoo.files import archive, drive
-from zoo.files.parts import Note, Part
+from zoo.files.connection import Line, session
+from zoo.files.parts import MOST_VALIDATOR, Note, Part
 
 if TYPE_CHECKING:
     import requests
 
-T = TypeVar("T")
+MOST_REDIRECTS = 10
+MOST_TOLD = 200  # characters of what a server says, in a message
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Job:
     size: int | None
     bar: bool | None  # None: on a terminal
     limits: Limits
+    secure: bool = False  # over https all the way: nothing else speaks for the bytes
 
 
 class MirrorFailed(Exception):
@@ -70,17 +73,14 @@ def download(job: Job, part: Part) -> bool:
 
     Raises MirrorFailed, and OSError where the part cannot be written.
     """
-    import requests
-
     resumed = part.size > 0
     tries, pause = 0, job.limits.pause
-    with requests.Session() as session:
-        session.max_redirects = 10
-        session.headers.update({"Accept-Encoding": "identity", "User-Agent": "caffezoo"})
+    line = Line()
+    with session(line) as client:
         while True:
             before = part.size
             try:
-                _request(session, job, part)
+                _request(client, line, job, part)
                 return resumed
             except _Again as failure:
                 if part.size - before >= job.limits.progress:
@@ -90,15 +90,17 @@ def download(job: Job, part: Part) -> bool:
                     raise MirrorFailed(f"{failure} (tried {tries} times)") from failure
                 time.sleep(max(pause, min(failure.wait, 60)))
                 pause *= 2
+            finally:
+                line.let_go()
 
 
-def _request(session: requests.Session, job: Job, part: Part) -> None:
+def _request(client: requests.Session, line: Line, job: Job, part: Part) -> None:
     """One request, for all that is missing. The part keeps what came."""
     have, note = part.size, part.note
     if have and have in (note.total, None if note.encoding else job.size):
         return  # the last run ended between the last byte and the proof
     headers = {"Range": f"bytes={have}-", "If-Range": note.validator} if have and note.validator else {}
-    with contextlib.closing(_open(session, job, headers)) as response:
+    with contextlib.closing(_open(client, line, job, headers)) as response:
         if headers and response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{have}":
             return  # nothing is missing; the first answer did not say how long the body is
         sent = _continuation(response, part, have) if response.status_code == 206 else None
@@ -106,23 +108,31 @@ def _request(session: requests.Session, job: Job, part: Part) -> None:
             sent = _beginning(response, part)
             if job.size is not None and not sent.encoding and sent.total not in (None, job.size):
                 raise MirrorFailed(f"offers {sent.total:,} bytes; {job.size:,} are expected")
+            if (sent.total or 0) > _most(job, sent):
+                raise MirrorFailed(f"offers {sent.total:,} bytes; at most {_most(job, sent):,} are expected")
             part.start(sent)
         if (sent.total or 0) - part.size > shutil.disk_usage(part.path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        _receive(response, job, part, sent)
+        _receive(response, line, job, part, sent)
+
+
+def _most(job: Job, sent: Note) -> int:
+    """How many bytes a body may have: packed in flight, a file grows by less than a hundredth."""
+    if job.size is None:
+        return job.limits.largest
+    return job.size + (job.size // 100 + (1 << 16) if sent.encoding else 0)
 
 
 def _beginning(response: requests.Response, part: Part) -> Note:
     """What an answer that starts from the first byte says of itself, if it is the file at all."""
-    status = response.status_code
+    status, reason = response.status_code, _told(response.reason)
     if status == 416:
         part.discard()
         raise _Again("HTTP 416: the server has fewer bytes than came before")
     if status in (408, 425, 429) or status >= 500:
-        wait = response.headers.get("Retry-After", "")
-        raise _Again(f"HTTP {status} {response.reason}", float(wait) if wait.isdigit() else 0)
+        raise _Again(f"HTTP {status} {reason}", _number(response.headers.get("Retry-After", "")) or 0)
     if status != 200:
-        raise MirrorFailed(f"HTTP {status} {response.reason}")
+        raise MirrorFailed(f"HTTP {status} {reason}")
     if _is_page(response):
         raise MirrorFailed("returned a web page instead of the file")
     return _note_of(response)
@@ -131,7 +141,7 @@ def _beginning(response: requests.Response, part: Part) -> Note:
 def _continuation(response: requests.Response, part: Part, have: int) -> Note:
     """The note of the part that a 206 goes on with, if it does."""
     note = part.note
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", ""))
     total = _number(found[2]) if found else None
     same = found and int(found[1]) == have and (total == note.total or None in (total, note.total))
     if not same or _note_of(response).validator not in ("", note.validator):
@@ -143,28 +153,30 @@ def _continuation(response: requests.Response, part: Part, have: int) -> Note:
 def _note_of(response: requests.Response) -> Note:
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # W/"..." proves no bytes
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    total = _number(response.headers.get("Content-Length", ""))
-    return Note(validator, total, "" if encoding == "identity" else encoding)
+    if len(validator) > MOST_VALIDATOR or not (validator.isascii() and validator.isprintable()):
+        validator = ""  # it could not be sent back as it came
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()[:MOST_TOLD]
+    return Note(validator, _number(response.headers.get("Content-Length", "")), "" if encoding == "identity" else encoding)
 
 
-def _receive(response: requests.Response, job: Job, part: Part, sent: Note) -> None:
+def _receive(response: requests.Response, line: Line, job: Job, part: Part, sent: Note) -> None:
     from tqdm import tqdm
     from urllib3.exceptions import HTTPError
 
-    limits, have = job.limits, part.size
-    limit = job.limits.largest if job.size is None or sent.encoding else job.size
+    have, limit = part.size, _most(job, sent)
     hide = None if job.bar is None else not job.bar
     with (
         tqdm(total=sent.total, initial=have, desc=job.name, unit="B", unit_scale=True, disable=hide) as bar,
-        part.path.open("ab") as out,
+        line.watched(job.limits.window, job.limits.slowest) as watch,
+        part.appending() as out,
     ):
-        since, came = time.monotonic(), 0
         while True:
             try:
                 # read1 returns what is there; read would wait for a whole block, for ever on a trickling line.
                 block = response.raw.read1(disk.BLOCK, decode_content=False)
-            except (HTTPError, OSError) as error:
+            except (HTTPError, OSError, ValueError) as error:  # ValueError: a chunk's length that is no number
+                if watch.rate is not None:
+                    break
                 raise _Again(f"the connection broke after {have:,} bytes ({type(error).__name__})") from error
             if not block:
                 break
@@ -177,16 +189,14 @@ def _receive(response: requests.Response, job: Job, part: Part, sent: Note) -> N
                 raise MirrorFailed(f"sent more than the expected {limit:,} bytes")
             out.write(block)
             bar.update(len(block))
-            came, passed = came + len(block), time.monotonic() - since
-            if passed > limits.window:
-                if came < limits.slowest * passed:
-                    raise _Again(f"sends only {came / passed:,.0f} bytes per second")
-                since, came = time.monotonic(), 0
+            watch.came += len(block)
+    if watch.rate is not None:
+        raise _Again(f"sends only {watch.rate:,.0f} bytes per second")
     if sent.total is not None and have != sent.total:
         raise _Again(f"the body ended after {have:,} of {sent.total:,} bytes")
 
 
-def _open(session: requests.Session, job: Job, headers: dict[str, str]) -> requests.Response:
+def _open(client: requests.Session, line: Line, job: Job, headers: dict[str, str]) -> requests.Response:
     """The answer's headers, with the body still to be read; behind Google Drive's page where there is one."""
     import requests
     from urllib3.exceptions import HTTPError
@@ -194,8 +204,11 @@ def _open(session: requests.Session, job: Job, headers: dict[str, str]) -> reque
     limits = job.limits
 
     def get(url: str, extra: dict[str, str]) -> requests.Response:
-        timeout = (limits.connect, limits.read)
-        return _within(limits.answer, lambda: session.get(url, headers=headers | extra, stream=True, timeout=timeout))
+        return line.within(limits.answer, lambda: _follow(client, job, url, headers | extra))
+
+    def page(response: requests.Response) -> str:
+        with contextlib.closing(response):
+            return line.within(limits.answer, lambda: _text(response))
 
     try:
         if not drive.is_drive(job.url):
@@ -203,48 +216,49 @@ def _open(session: requests.Session, job: Job, headers: dict[str, str]) -> reque
         address, extra = drive.direct(job.url)
         response = get(address, extra)
         if _is_page(response):
-            response = get(drive.confirmed(_page(response, limits), response.url), extra)
+            response = get(drive.confirmed(page(response), response.url), extra)
         if _is_page(response):  # drive.confirmed raises with what the second page says
-            drive.confirmed(_page(response, limits), response.url)
+            drive.confirmed(page(response), response.url)
         return response
-    except (ValueError, requests.TooManyRedirects, requests.exceptions.SSLError) as error:
-        raise MirrorFailed(str(error)) from error
-    except (requests.RequestException, HTTPError, TimeoutError) as error:
-        raise _Again(f"no answer: {error}") from error
+    except (ValueError, requests.exceptions.SSLError) as error:
+        raise MirrorFailed(_told(error)) from error
+    except (requests.RequestException, HTTPError, TimeoutError, OSError) as error:
+        raise _Again(f"no answer: {_told(error)}") from error
+
+
+def _follow(client: requests.Session, job: Job, url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer at the end of the redirects, whose bodies are not read. Raises ValueError where they lead nowhere."""
+    for _ in range(MOST_REDIRECTS + 1):
+        if job.secure and urlsplit(url).scheme.lower() != "https":
+            raise ValueError(f"leads to {_told(url)}, which is not https, and no checksum would show what was changed on the way")
+        response = client.get(url, headers=headers, stream=True, timeout=(job.limits.connect, job.limits.read), allow_redirects=False)
+        target = response.headers.get("Location")
+        if response.status_code not in (301, 302, 303, 307, 308) or target is None:
+            return response
+        response.close()
+        url = urljoin(url, target.encode("latin-1", "replace").decode("utf-8", "replace"))
+    raise ValueError(f"more than {MOST_REDIRECTS} redirects")
 
 
 def _is_page(response: requests.Response) -> bool:
     return response.headers.get("Content-Type", "").lower().startswith("text/html")
 
 
-def _page(response: requests.Response, limits: Limits) -> str:
-    page = _within(limits.answer, lambda: response.raw.read(disk.BLOCK, decode_content=True))
-    return page.decode("utf-8", "replace")
+def _text(response: requests.Response) -> str:
+    """The beginning of a page."""
+    page = b""
+    while len(page) < disk.BLOCK and (block := response.raw.read1(disk.BLOCK, decode_content=False)):
+        page += block
+    if page.startswith(b"\x1f\x8b"):
+        with contextlib.suppress(zlib.error):
+            page = zlib.decompressobj(31).decompress(page, disk.BLOCK)
+    return page[: disk.BLOCK].decode("utf-8", "replace")
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """call(), or TimeoutError: a server that sends its headers byte by byte never trips a socket's timeout."""
-    outcome: list[Callable[[], T]] = []
-
-    def run() -> None:
-        try:
-            value = call()
-            outcome.append(lambda: value)
-        except Exception as error:
-            caught = error
-
-            def fail() -> NoReturn:
-                raise caught
-
-            outcome.append(fail)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f"no complete answer within {seconds:.0f} s")
-    return outcome[0]()
+def _told(text: object) -> str:
+    found = str(text)
+    return found if len(found) <= MOST_TOLD else f"{found[: MOST_TOLD - 1]}…"
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None

@@ -1,35 +1,37 @@
-"""Unfinished downloads: who owns one, who may go on with it, and the lock that makes one process do the work.
+"""Unfinished downloads: who owns one, and how another process goes on with it.
 
 A download grows in a part file of its own, named after its owner:
 
     .<file>.<hash of the URL>.<host>~<pid>~<random>.part     claimed
     .<file>.<hash of the URL>.part                           left behind by an owner that gave up
 
-A part is claimed by renaming it, and of several processes that try only one can succeed. So two processes never write
-to one part, also where the filesystem's locks do nothing; the lock only saves the others from downloading too.
+A part is claimed by renaming it, and of several processes that try only one can succeed; then its bytes are copied into a file
+that the claimant made. So two processes never write to one file, also where the filesystem's locks do nothing, and an owner that
+was only asleep writes, when it wakes, into a file that has no name any more. The lock (lock.py) only saves the others from
+downloading too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import logging
 import os
 import re
 import secrets
+import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
-from zoo.disk import write_json, writing
+from zoo.disk import BLOCK, opened, read_record, write_json, writing
 
-PATIENCE = 3600.0  # seconds to wait for another process's download before starting one's own
 ABANDONED = 900.0  # a part that nobody has written to for so long has no owner; a live one gives up far earlier
-log = logging.getLogger("caffezoo")
+MOST_VALIDATOR = 1024  # characters of an ETag or a date
 
 
 @dataclass(frozen=True)
@@ -43,88 +45,108 @@ class Note:
 
 @dataclass(frozen=True)
 class Part:
+    """A file that this process made and has open, and nobody else."""
+
     path: Path
     free: Path  # its name without an owner
+    descriptor: int
 
     @property
     def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    @property
+    def ours(self) -> bool:
+        """Whether the name is still that of the file: another process may have taken this one for dead."""
         try:
-            return self.path.stat().st_size
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.descriptor))
         except OSError:
-            return 0
+            return False
 
     @property
     def note(self) -> Note:
-        try:
-            return Note(**json.loads(_note_path(self.path).read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return Note()
+        return _note(self.path, os.fstat(self.descriptor).st_ino)
 
     def start(self, note: Note) -> None:
         """Empties the part and notes what is about to fill it: in this order, a note never speaks of older bytes."""
         _note_path(self.path).unlink(missing_ok=True)
-        self.path.write_bytes(b"")
-        write_json(_note_path(self.path), asdict(note))
+        os.ftruncate(self.descriptor, 0)
+        _write_note(self, note)
+
+    @contextmanager
+    def appending(self) -> Iterator[IO[bytes]]:
+        with os.fdopen(os.dup(self.descriptor), "r+b") as out:
+            out.seek(0, os.SEEK_END)
+            yield out
 
     def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Empties the part, unless it has been installed under another name."""
         _note_path(self.path).unlink(missing_ok=True)
-
-
-@contextmanager
-def lock(place: Path) -> Iterator[None]:
-    """One process at a time in `place`. Where locks do not work it lets everybody in: see the module's docstring."""
-    from filelock import FileLock, Timeout
-
-    with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
-        probe = place / ".lock"
-        os.close(os.open(probe, os.O_RDWR | os.O_CREAT, 0o666))
-    with contextlib.suppress(OSError):
-        probe.chmod(0o666)  # whatever the umask: in a shared cache others have to be able to lock it
-    try:
-        guard = FileLock(probe, timeout=PATIENCE, poll_interval=0.1, fallback_to_soft=False)
-    except TypeError:  # older filelock, which has no soft locks to fall back to
-        guard = FileLock(probe, timeout=PATIENCE, poll_interval=0.1)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(guard)
-        except Timeout:
-            log.warning("%s has been locked for %.0f s: going on without the lock", place, PATIENCE)
-        except (OSError, NotImplementedError) as error:
-            log.info("%s: locks do not work here (%s): going on without", place, error)
-        yield
+        if self.ours:
+            os.ftruncate(self.descriptor, 0)
 
 
 @contextmanager
 def claim(place: Path, name: str, url: str) -> Iterator[Part]:
-    """A part for `name` from `url` that is this caller's alone: the longest that has no living owner, or a new one.
+    """A part for `name` from `url` that is this caller's alone, with the bytes of the longest that has no living owner, if there is one.
 
     What is left of it afterwards is set free for the next caller, whoever that is.
     """
     stem = f".{name}.{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    with writing(place):
-        owner = f"{_host()}~{os.getpid()}~{secrets.token_hex(4)}"
-        part = Part(place / f"{stem}.{owner}.part", place / f"{stem}.part")
-        for orphan in sorted(place.glob(f"{stem}.*part"), key=_size, reverse=True):
-            if orphan == part.free or _is_dead(orphan):
-                try:
-                    orphan.rename(part.path)
-                except FileNotFoundError:  # another process was quicker
-                    continue
-                with contextlib.suppress(OSError):  # without its note a part is only started again
-                    _note_path(orphan).rename(_note_path(part.path))
-                break
-        part.path.touch()  # a folder that cannot be written is found out before anything is asked of a server
+    free = place / f"{stem}.part"
+    with writing(place):  # a folder that cannot be written is found out before anything is asked of a server
+        part = _created(place / f"{stem}.{_owner()}.part", free)
     try:
+        with writing(place):
+            for orphan in sorted(place.glob(f"{stem}.*part"), key=_size, reverse=True):
+                if (orphan == free or _is_dead(orphan)) and _take_over(orphan, part, place / f"{stem}.{_owner()}.part"):
+                    break
         yield part
     finally:
         with contextlib.suppress(OSError):
-            if part.size:
-                part.path.rename(part.free)
-                _note_path(part.path).rename(_note_path(part.free))
-            else:
-                part.discard()
+            if part.ours and part.size:
+                part.path.rename(free)
+                _note_path(part.path).rename(_note_path(free))
+            elif part.ours:
+                part.path.unlink()
+                _note_path(part.path).unlink(missing_ok=True)
+        os.close(part.descriptor)
+
+
+def _created(path: Path, free: Path) -> Part:
+    return Part(path, free, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+
+
+def _take_over(orphan: Path, part: Part, claimed: Path) -> bool:
+    """Copies an orphan's bytes and its note into the part; False if another process was quicker, or it is not to be trusted."""
+    try:
+        if not stat.S_ISREG(os.lstat(orphan).st_mode):  # a link or a pipe, which this package never makes
+            return False
+        orphan.rename(claimed)
+    except FileNotFoundError:
+        return False
+    try:
+        with opened(claimed, follow=False) as source, os.fdopen(os.dup(part.descriptor), "r+b") as out:
+            before = os.fstat(source.fileno())
+            note = _note(orphan, before.st_ino)
+            shutil.copyfileobj(source, out, BLOCK)
+            out.flush()
+            after = os.fstat(source.fileno())
+    except OSError:  # the disk is full, perhaps: the next one finds it as it was
+        with contextlib.suppress(OSError):
+            claimed.rename(part.free)
+            _note_path(orphan).rename(_note_path(part.free))
+        os.ftruncate(part.descriptor, 0)
+        raise
+    unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    if unchanged:
+        _write_note(part, note)
+    else:  # its owner has woken up
+        os.ftruncate(part.descriptor, 0)
+    for path in (claimed, _note_path(orphan)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return unchanged
 
 
 def leftovers(place: Path, name: str = "") -> list[Path]:
@@ -134,18 +156,51 @@ def leftovers(place: Path, name: str = "") -> list[Path]:
     living = set(place.glob(".*.part")) - set(found)
     notes = [path for path in place.glob(f"{start}*.note") if path.with_suffix(".part") not in living]
     old = time.time() - ABANDONED
-    return found + notes + [path for path in place.glob(f"{start}*.tmp") if path.stat().st_mtime < old]
+    found += notes + [path for path in place.glob(f"{start}*.tmp") if _changed(path) < old]
+    return [path for path in found if path.is_symlink() or not path.is_dir()]
 
 
 def _note_path(part: Path) -> Path:
     return part.with_suffix(".note")
 
 
+def _write_note(part: Part, note: Note) -> None:
+    write_json(_note_path(part.path), {**asdict(note), "inode": os.fstat(part.descriptor).st_ino})
+
+
+def _note(part: Path, inode: int) -> Note:
+    """The note of a part; an empty one where there is none, or one that was not written for this file."""
+    try:
+        found = read_record(_note_path(part))
+    except (OSError, ValueError):
+        return Note()
+    validator, total, encoding = found.get("validator"), found.get("total"), found.get("encoding")
+    if (
+        found.get("inode", inode) == inode
+        and (isinstance(validator, str) and len(validator) <= MOST_VALIDATOR and validator.isascii() and validator.isprintable())
+        and (total is None or (type(total) is int and 0 <= total < 1 << 62))
+        and (isinstance(encoding, str) and len(encoding) <= MOST_VALIDATOR)
+    ):
+        return Note(validator, total, encoding)
+    return Note()
+
+
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return -1
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _owner() -> str:
+    return f"{_host()}~{os.getpid()}~{secrets.token_hex(4)}"
 
 
 def _host() -> str:
@@ -155,18 +210,18 @@ def _host() -> str:
 def _is_dead(part: Path) -> bool:
     """True if the part's owner is a process of this host that is gone, or has not written for ABANDONED seconds."""
     try:
-        untouched = time.time() - part.stat().st_mtime
+        untouched = time.time() - part.lstat().st_mtime
         host, pid, _ = part.stem.rsplit(".", 1)[-1].split("~")
     except (OSError, ValueError):
         return False
     if untouched > ABANDONED:
         return True
-    if host != _host():
+    if host != _host() or not (pid.isascii() and pid.isdecimal() and len(pid) < 10):
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except (OSError, ValueError):
+    except OSError:
         return False
     return False

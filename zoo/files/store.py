@@ -12,15 +12,18 @@ and a hit costs two system calls and a small read: no lock, no write, no hashing
 
 from __future__ import annotations
 
-import json
+import os
+import secrets
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from converter.files import flush_to_disk, head, stand_in
 from zoo.cards.record import Card, Checksum, File
-from zoo.disk import digests, home, write_json, writing
+from zoo.disk import digests_of, home, is_file, opened, read_record, refuse_link, write_json, writing
 from zoo.errors import CacheError, ProofError, TermsNotAccepted
 
 
@@ -38,19 +41,30 @@ def folder(card: Card) -> Path:
 
 
 def receipt_of(path: Path) -> Receipt | None:
+    """The receipt of a file in the cache; None where there is none that can be read. Raises CacheError for a link in its place."""
     try:
-        return Receipt(**json.loads(path.with_name(path.name + ".receipt.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
+        found = read_record(_receipt_path(path))
+    except CacheError:
+        raise
+    except (OSError, ValueError):
         return None
+    size, pinned = found.get("size"), found.get("pinned", False)
+    sha256, proof, origin = (found.get(name) for name in ("sha256", "proof", "origin"))
+    if type(size) is int and isinstance(sha256, str) and isinstance(proof, str) and isinstance(origin, str) and isinstance(pinned, bool):
+        return Receipt(size, sha256, proof, origin, pinned)
+    return None
 
 
 def cached(place: Path, file: File) -> Path | None:
-    """The proven file, or None. Says None too where the card has changed since the file was proven."""
+    """The proven file, or None. Says None too where the card has changed since the file was proven.
+
+    Raises CacheError where the folder or the receipt is a symbolic link.
+    """
+    refuse_link(place)
     path = place / file.name
-    try:
-        size = path.stat().st_size
-    except OSError:
+    if not is_file(path):
         return None
+    size = path.stat().st_size
     receipt = receipt_of(path)
     if receipt is None or receipt.size != size or file.size not in (None, size):
         return None
@@ -64,10 +78,15 @@ def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ..
 
     Raises ProofError, which lists every disagreement with the source of the claim.
     """
-    found_size = path.stat().st_size
+    with opened(path) as source:
+        return _prove(source, path, what, size, checksums)
+
+
+def _prove(source: IO[bytes], path: Path, what: str, size: int | None, checksums: tuple[Checksum, ...]) -> tuple[int, str]:
+    found_size = os.fstat(source.fileno()).st_size
     if size not in (None, found_size):
         raise ProofError(f"{what}: {found_size:,} bytes; {size:,} are expected{_what_it_is(path)}")
-    found = digests(path, (known.algorithm for known in checksums))
+    found = digests_of(source, (known.algorithm for known in checksums))
     wrong = [
         f"  {known.algorithm} is {found[known.algorithm]}, but {known.value} is published by {known.source}"
         for known in checksums
@@ -89,44 +108,83 @@ def checksums_of(place: Path, file: File) -> tuple[Checksum, ...]:
 def install(temporary: Path, place: Path, file: File, origin: str, archive_proof: str = "") -> Path:
     """Proves the bytes at `temporary` and gives them their name in the cache. Raises ProofError or CacheError.
 
-    `archive_proof` names the checksum that proved the archive the file was taken from.
+    `temporary` is a file that this process made and that nobody else has open: what is proven stays as it is. `archive_proof`
+    names the checksum that proved the archive the file was taken from.
     """
-    known = checksums_of(place, file)
-    size, sha256 = prove(temporary, file.name, file.size, known)
-    proof = "; ".join([*(f"{each.algorithm} as stated by {each.source}" for each in known), archive_proof]).strip("; ")
-    pinned = not file.checksums and not archive_proof
-    receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
-    path = place / file.name
-    with writing(place):
-        flush_to_disk(temporary)
-        # The receipt goes first: a file must never stand under its name without one.
-        write_json(path.with_name(path.name + ".receipt.json"), asdict(receipt))
-        temporary.replace(path)
-        flush_to_disk(place)
+    known, path = checksums_of(place, file), place / file.name
+    with opened(temporary, follow=False) as source:
+        before = os.fstat(source.fileno())
+        if before.st_nlink > 1:
+            raise ProofError(f"{file.name}: what came has a second name, under which it could be changed: refused")
+        size, sha256 = _prove(source, temporary, file.name, file.size, known)
+        proof = "; ".join([*(f"{each.algorithm} as stated by {each.source}" for each in known), archive_proof]).strip("; ")
+        pinned = not file.checksums and not archive_proof
+        if pinned and (found := _what_it_is(temporary)):
+            raise ProofError(f"{file.name}: this is not the file{found}")
+        receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
+        with writing(place):
+            os.fsync(source.fileno())
+            # The receipt goes first: a file must never stand under its name without one.
+            write_json(_receipt_path(path), asdict(receipt))
+            try:
+                if facts(temporary.lstat()) != facts(before):
+                    raise ProofError(f"{file.name}: what came was changed by somebody else while it was proven")
+                temporary.replace(path)
+            except (FileNotFoundError, ProofError) as error:
+                _receipt_path(path).unlink(missing_ok=True)
+                if isinstance(error, ProofError):
+                    raise
+                raise ProofError(f"{file.name}: another process, taking this one for dead, has taken over the download") from None
+            flush_to_disk(place)
     return path
 
 
+def facts(status: os.stat_result) -> tuple[int, ...]:
+    """By which a file is still the one, and as it was."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _receipt_path(path: Path) -> Path:
+    return path.with_name(path.name + ".receipt.json")
+
+
 def prove_in_place(place: Path, file: File) -> Path | None:
-    """Takes in a file that lies in the cache without a valid receipt, if a published checksum proves it."""
+    """Takes in a file that lies in the cache without a valid receipt, or a link to one, if a published checksum proves it.
+
+    It is copied, for whoever put it there may have it open.
+    """
     path = place / file.name
-    if not file.checksums or not path.is_file():
+    if not file.checksums or not path.is_file() or file.size not in (None, path.stat().st_size):
         return None
+    copy = temporary(place)
     try:
-        return install(path, place, file, origin=str(path))
+        with writing(place):
+            shutil.copyfile(path, copy)
+        return install(copy, place, file, origin=str(path))
     except ProofError:
         return None
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def temporary(place: Path) -> Path:
+    """A name in the cache that no file has."""
+    return place / f".{secrets.token_hex(8)}.tmp"
 
 
 def accept_terms(card: Card, accepted: bool) -> None:
     """Raises TermsNotAccepted unless the terms ask nothing, were accepted before, or are accepted now."""
     if not card.terms.ask:
         return
+    refuse_link(folder(card))
     record = folder(card) / "terms.json"
     text = card.terms.licence
     try:
-        if json.loads(record.read_bytes())["terms"] == text:
+        if read_record(record).get("terms") == text:
             return
-    except (OSError, ValueError, KeyError, TypeError):
+    except CacheError:
+        raise
+    except (OSError, ValueError):
         pass
     if not accepted:
         raise TermsNotAccepted(

@@ -41,6 +41,7 @@ def load(
     dtype: torch.dtype | None = None,
     accept_terms: bool = False,
     allow_unverified: bool = False,
+    allow_unverified_http: bool = False,
 ) -> Model:
     """The model as an nn.Module in eval mode, with `.preprocess` (image -> input), `.card` and `.labels`.
 
@@ -63,7 +64,7 @@ def load(
     card = registry.card_of(str(name))
     preprocess = card.preprocess
     if pretrained:
-        files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified)
+        files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified, allow_unverified_http=allow_unverified_http)
         model = _with_weights(card, files, num_classes)
         if isinstance(card.preprocess.mean, str):
             preprocess = preprocess.with_mean_image(read_mean(files[card.preprocess.mean]))
@@ -167,7 +168,7 @@ def _converted_path(card: Card, files: Mapping[str, Path]) -> Path:
         receipt = store.receipt_of(files[network.weights])
         assert receipt is not None  # fetch() returns proven files only
         key.update(receipt.sha256.encode() + prototxt_of(card, network).read_bytes())
-    return disk.home() / "converted" / f"{card.name}-{key.hexdigest()[:16]}-{__version__}.safetensors"
+    return converted.folder() / f"{card.name}-{key.hexdigest()[:16]}-{__version__}.safetensors"
 
 
 def _save(state: Mapping[str, Tensor], path: Path, like: Path) -> None:

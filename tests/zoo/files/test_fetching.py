@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import misbehaving as bad
 import pytest
@@ -24,9 +25,9 @@ from misbehaving import Server, wait_until
 from zoo import disk
 from zoo.cards.record import Checksum, File, Mirror
 from zoo.errors import CacheError, FetchError, Offline, Unverified
-from zoo.files import drive, parts, store
+from zoo.files import drive, http, parts, store
 from zoo.files.fetch import obtain
-from zoo.files.http import Limits
+from zoo.files.http import Job, Limits
 
 BODY = random.Random(7).randbytes(300_000)
 OTHER = random.Random(8).randbytes(300_000)
@@ -257,9 +258,11 @@ def test_a_file_without_a_checksum_is_refused_then_pinned(server: Server, tmp_pa
     file = file_at(url, proven=False)
     with pytest.raises(Unverified, match="allow_unverified"):
         obtain(file, tmp_path, limits=QUICK)
+    with pytest.raises(Unverified, match=r"over http, where anybody on the way can change it\..*--allow-unverified-http"):
+        obtain(file, tmp_path, limits=QUICK, allow_unverified=True)
     assert not server.log
 
-    path = obtain(file, tmp_path, limits=QUICK, allow_unverified=True)
+    path = obtain(file, tmp_path, limits=QUICK, allow_unverified_http=True)
     assert "pinned on first use" in json.loads(path.with_name(path.name + ".receipt.json").read_text())["proof"]
     assert obtain(file, tmp_path, limits=QUICK) == path
 
@@ -270,6 +273,28 @@ def test_a_file_without_a_checksum_is_refused_then_pinned(server: Server, tmp_pa
     assert not path.exists()
     server.serve("/net", BODY)
     assert obtain(file, tmp_path, limits=QUICK).read_bytes() == BODY
+
+
+def test_of_https_and_http_only_https_is_asked_without_a_checksum(server: Server, tmp_path: Path) -> None:
+    """And an https mirror that leads to http is not followed there."""
+    secure = "https://127.0.0.1:9/net"
+    file = file_at(secure, server.serve("/net", BODY), proven=False)
+    with pytest.raises(FetchError, match=secure) as failure:
+        obtain(file, tmp_path, limits=QUICK, allow_unverified=True)
+    assert server.url("") not in str(failure.value)
+    assert not server.log
+
+
+def test_without_a_checksum_no_redirect_leads_away_from_https(server: Server) -> None:
+    job = Job("https://example.org/net", "net", None, False, QUICK, secure=True)
+
+    class Redirecting:
+        def get(self, url: str, **_: object) -> object:
+            assert url == job.url
+            return SimpleNamespace(status_code=302, headers={"Location": server.url("/net")}, close=lambda: None)
+
+    with pytest.raises(ValueError, match="not https"):
+        http._follow(Redirecting(), job, job.url, {})  # type: ignore[arg-type]
 
 
 def test_offline_mode_serves_hits_and_names_misses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
