@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from converter.build.meta import QuickMeta
+from converter.build.missing import Missing
 from converter.build.phases import kept_layers
 from converter.build.preprocessing import preprocess_of
 from converter.build.pruning import prune
 from converter.errors import GraphError, UnsupportedError, shown, some
 from converter.layers import Layer, LayerType, Sources, build, layer_type
-from converter.layers.dropped import SAMPLING, purpose
+from converter.layers.dropped import purpose
 from converter.layers.fork_data import stated_shapes
 from converter.layers.module import Shared
-from converter.layers.registry import Ignored, find_type, first_line, input_argument, input_options, refuse_unknown, shapes_of
+from converter.layers.registry import Ignored, find_type, first_line, refuse_unknown, shapes_of
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
 from converter.program import Program, Shape, Step
@@ -35,6 +36,7 @@ from converter.read.upgrade import LayerSpec, NetSpec
 
 MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
 MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
+_GUESS = (1, 3, 224, 224)  # of an input without a shape, so that the rest is looked at, too; the net is refused at the end
 MAX_REWRITES = 10_000  # other names of memory that in-place layers wrote to: n tops of a Split, each written, are n² of them
 _SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
 
@@ -81,8 +83,8 @@ class _Builder:
         self.where, self.name, self.phase, self.all_layers = spec.where, spec.name, phase, spec.layers
         self.given = {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
         kept = {id(layer) for layer in layers}
-        elsewhere = {top for layer in spec.layers if id(layer) not in kept for top in layer.message.top}
-        self.pruned = prune(layers, self.given, elsewhere, spec.where)
+        self.elsewhere = {top for layer in spec.layers if id(layer) not in kept for top in layer.message.top}
+        self.pruned = prune(layers, self.given, self.elsewhere, spec.where)
         self.layers, self.all_in_phase, self.ignored = self.pruned.layers, layers, ignored
         self.notes = [*spec.notes, *self.pruned.notes]
         self.sources: list[LayerSpec] = []
@@ -100,11 +102,11 @@ class _Builder:
         self.rewrites = 0
         self.silenced = {bottom for layer in layers if layer.type == "Silence" for bottom in layer.message.bottom}
         self.bare = CaffeNet({}, Program(), {})  # its attributes are no names for layers
-        self.unshaped: list[str] = []
+        self.missing = Missing(spec.where, phase, spec.layers, layers, self.pruned)
+        self.continuing: set[str] = set()  # inputs without a shape that a recurrent layer takes for its `cont`
         self.unlabelled: set[str] = set()  # labels without a shape, and what only they give
         self.unscored: set[int] = set()  # id() of the layers that are left out for that
         self.unscorable: GraphError | UnsupportedError | None = None  # why the first of those could not be built
-        self.uncomputed: list[str] = []  # layers whose tops are among them, and why
 
     def version(self, name: str, value: Tensor, memory: int | None = None) -> int:
         """A new version of a blob; the one that readers of its name get from now on."""
@@ -126,9 +128,8 @@ class _Builder:
 
     def run(self) -> Graph:
         if not self.all_in_phase:
-            raise GraphError(
-                f"{self.where}: no layer is left in phase {self.phase}; its include and exclude rules drop them all.{self.other_phase()}"
-            )
+            why = "its include and exclude rules drop them all"
+            raise GraphError(f"{self.where}: no layer is left in phase {self.phase}; {why}.{self.missing.other_phase()}")
         if len(self.layers) > MAX_LAYERS:
             raise GraphError(f"{self.where}: {len(self.layers):,} layers are more than any net's.")
         if self.pruned.inputs:
@@ -139,7 +140,7 @@ class _Builder:
             if kind is None and not spec.message.bottom and spec.message.top:
                 self.notes.append(f"{spec} is taken for a data layer: its tops are inputs")
                 self.source(spec, stated_shapes(spec, self.given))
-            elif kind is None and (spec.type == "Python" or purpose(spec) == SAMPLING):
+            elif kind is None:
                 self.uncomputable(spec)
             elif kind is not None and kind.removed:
                 self.notes.append(f"{spec} is left out: {kind.removed}")
@@ -147,8 +148,9 @@ class _Builder:
                 self.source(spec, self.stated(spec, kind))
             else:
                 self.layer(spec)
-        if self.unshaped:
-            raise GraphError(self.asking())
+        self.missing.inputs.update(dict.fromkeys(sorted(self.continuing)))  # their layer could not be built
+        if self.missing:
+            raise self.missing.error(self.given, self.elsewhere)
         strange = [name for name in self.given if name not in self.inputs and name not in self.pruned.cut | self.pruned.unused]
         if strange:
             near = [hit for name in strange for hit in difflib.get_close_matches(name, self.names, 1)]
@@ -161,7 +163,8 @@ class _Builder:
                 raise self.unscorable
             cut = f" input_shapes names {sorted(self.pruned.cut)}, and all that only makes them is cut." if self.pruned.cut else ""
             raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.{cut}")
-        program = Program(tuple(self.steps), tuple(self.versions), self.input_versions, self.outputs())
+        versions = {name: self.input_versions[name] for name in self.inputs}
+        program = Program(tuple(self.steps), tuple(self.versions), versions, self.outputs())
         shapes = [tuple(value.shape) for value in self.values]
         return Graph(
             self.where,
@@ -204,74 +207,46 @@ class _Builder:
             if shape is None and top in self.pruned.read - self.pruned.computed:
                 self.unlabelled.add(top)
                 continue
+            if shape is None and self.continues(top):
+                self.inputs[top] = ()  # known with the layer's other bottom
+                self.continuing.add(top)
+                continue
             if shape is None:
-                shape = self.guess(top)
+                self.missing.inputs[top] = None
+                shape = _GUESS
             self.inputs[top] = shape
             try:
                 self.input_versions[top] = self.version(top, torch.empty(shape, device="meta"))
             except (RuntimeError, ValueError, TypeError, OverflowError) as error:
                 raise self.failed(spec, f"its top {top!r} cannot have the shape {shape}: {first_line(error)}") from error
 
-    def guess(self, top: str) -> Shape:
-        """A shape for an input that has none, so that the rest is looked at, too; the net is refused at the end."""
-        self.unshaped.append(top)
-        return 1, 3, 224, 224
+    def continues(self, name: str) -> bool:
+        """Whether the first layer that reads a blob is a recurrent one that takes it for `cont`, whose shape its other bottom tells."""
+        first = next((layer for layer in self.layers if name in layer.message.bottom), None)
+        return first is not None and first.type in ("RNN", "LSTM") and list(first.message.bottom).index(name) == 1
 
     def uncomputable(self, spec: LayerSpec) -> None:
-        """A layer that nobody can compute from the files: what is read of it could be inputs."""
+        """A layer that nobody can compute from the files, or that we do not know: what is read of it could be inputs."""
         tops = [top for top in spec.message.top if top in self.pruned.computed]
-        if not tops or set(tops) & set(spec.message.bottom):
+        if not tops:
             layer_type(spec, self.where)
-        python = spec.message.python_param
-        what = f"the Python class {python.module}.{python.layer}, which is not part of the files" if spec.type == "Python" else "it"
-        random = "chooses training samples at random" if purpose(spec) == SAMPLING else ""
-        reason = " and ".join(filter(None, [f"runs {what}" if spec.type == "Python" else "", random]))
-        self.uncomputed.append(f"{', '.join(map(shown, tops))}: {spec} {reason}")
-        for top in spec.message.top:
-            self.version(top, torch.empty(self.guess(top) if top in tops else (1,), device="meta"))
-
-    def asking(self) -> str:
-        """What to say where inputs have no shape."""
-        names = list(dict.fromkeys(self.unshaped))
-        several = len(names) > 1
-        text = (
-            f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, names))};"
-            f" give {'them' if several else 'it'}: {input_options(names)} on the command line, {input_argument(names)} in Python"
-            " (the numbers are examples)."
-        )
-        if self.uncomputed:
-            text += f" These cannot be computed, and are inputs then, with all cut that only makes them: {some(self.uncomputed)}."
-        return text
-
-    def other_phase(self) -> str:
-        """A hint where the layers of the file belong to the other phase."""
-        other = "TRAIN" if self.phase == "TEST" else "TEST"
-        stages = sorted({stage for layer in self.all_layers for rule in layer.message.include for stage in rule.stage})
-        hint = f" If the graph is that of phase {other}, convert that: --phase {other}, or phase={other!r} in Python."
-        if stages:
-            hint += f" The stages that the file names: {' '.join(f'--stage {stage}' for stage in stages)}."
-        return hint
+        self.missing.uncomputable(spec, tops)
+        for top in dict.fromkeys(spec.message.top):
+            self.version(top, torch.empty(_GUESS if top in tops else (1,), device="meta"))
 
     def bottoms(self, spec: LayerSpec) -> list[int]:
-        found = []
         for name in spec.message.bottom:
-            if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, 1)
-                later = [str(other) for other in self.layers if name in other.message.top]
-                dropped = [str(other) for other in self.all_layers if name in other.message.top]
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                if later:
-                    hint = f"; {later[0]} makes it, but only later"
-                elif dropped:
-                    made = {top for each in self.layers for top in each.message.top}
-                    orphans = [b for b in dict.fromkeys(b for each in self.layers for b in each.message.bottom) if b not in made]
-                    hint = f"; {dropped[0]} makes it in another phase or stage.{self.other_phase()}"
-                    hint += f" Or give the inputs that the phase lacks: {input_options(orphans)}"
-                elif not near:
-                    hint = f". If it is an input, give its shape: {input_options([name])}"
-                raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.phase}{hint}")
-            found.append(self.names[name])
-        return found
+            if name in self.continuing:
+                self.continuing.discard(name)
+                self.inputs[name] = tuple(self.values[self.names[spec.message.bottom[0]]].shape[:2])
+                self.input_versions[name] = self.version(name, torch.empty(self.inputs[name], device="meta"))
+            elif name not in self.names:
+                problem = self.missing.unmade(name, self.names)
+                if problem or self.only_scores(spec):
+                    raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.phase}{problem}")
+                self.missing.orphan(name, spec)
+                self.version(name, torch.empty(_GUESS, device="meta"))
+        return [self.names[name] for name in spec.message.bottom]
 
     def layer(self, spec: LayerSpec) -> None:
         """Build a layer; one that only trains or scores is left out where it cannot be: what the net computes does not hang on it."""
@@ -305,7 +280,7 @@ class _Builder:
         bottoms = self.bottoms(spec)
         inputs = [self.values[i] for i in bottoms]
         kind = layer_type(spec, self.where)
-        if self.unshaped:
+        if self.missing:
             refuse_unknown(spec, kind, self.where, self.ignored)  # shapes are guesses by now: look no further than at the fields
             for name in spec.message.top:
                 self.version(name, torch.empty(1, 3, 224, 224, device="meta"))

@@ -232,18 +232,23 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     found = find_type(spec)
     if found is not None:
         return found
-    lower = {name.lower(): name for name in _TYPES}
-    near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
-    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     tops = list(spec.message.top)
     python = spec.message.python_param
     what = f"it runs the Python class {python.module}.{python.layer}, which is not part of the files"
     if spec.type != "Python":
         what = (
-            f"this layer type is not one we compute, and we leave nothing out silently.{hint} `convert-caffe --list-layers` names all types"
+            f"this layer type is not one we compute{did_you_mean(spec)}, and we leave nothing out silently."
+            " `convert-caffe --list-layers` names all types"
         )
     cut = f"name its tops as inputs, and what only makes them is cut: {input_options(tops)}" if tops else "take it out of the prototxt"
     raise UnsupportedError(f"{where}: {spec}: {what}. To do without this layer, {cut}.")
+
+
+def did_you_mean(spec: LayerSpec) -> str:
+    """The type that may have been meant by one that we do not know, in parentheses; "" where none is near."""
+    lower = {name.lower(): name for name in _TYPES}
+    near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
+    return f" (did you mean {lower[near[0]]!r}?)" if near else ""
 
 
 _EXAMPLES = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from converter.errors import GraphError
+from converter.errors import GraphError, UnsupportedError
 from tests.converter.test_graph import X, graph_of, inp, lay, net_of
 
+FC = lay("fc", "InnerProduct", "x", "fc", "inner_product_param { num_output: 4 }")
 CONV = lay("c", "Convolution", "data", "c", "convolution_param { num_output: 4 kernel_size: 3 }")
 VIDEO = "video_data_param { batch_size: 5 new_length: 2"
 
@@ -110,3 +111,62 @@ def test_an_input_field_without_a_shape_beside_an_input_layer_is_passed_over() -
     assert graph.inputs == {"x": (2, 3)}
     with pytest.raises(GraphError, match="shape of the input 'z'"):
         graph_of('input: "z"\n' + inp("x", 2) + lay("r", "Eltwise", "x z", "y"))
+
+
+UNKNOWN = lay("u", "Unheard", "x", "u") + lay("f", "InnerProduct", "u", "f", "inner_product_param { num_output: 4 }")
+
+
+def test_a_layer_of_an_unknown_type_is_refused_with_its_top_as_the_way_out() -> None:
+    words = (
+        r"shape of the input 'u'; give it: --input-shape u=1,3,224,224.*'u': layer 'u' of type 'Unheard' \(line 2\) is of a type that we"
+    )
+    with pytest.raises(UnsupportedError, match=words + ".*--list-layers"):
+        graph_of(X + UNKNOWN)
+    graph = graph_of(X + UNKNOWN, input_shapes={"u": (2, 6)})
+    assert (graph.inputs, [step.name for step in graph.steps]) == ({"u": (2, 6)}, ["f"])
+
+
+def test_an_unknown_type_in_place_is_an_input_with_what_it_writes_over() -> None:
+    text = X + FC + lay("u", "Unheard", "fc", "fc") + lay("r", "ReLU", "fc", "r")
+    with pytest.raises(UnsupportedError, match="shape of the input 'fc'"):
+        graph_of(text)
+    assert [step.name for step in graph_of(text, input_shapes={"fc": (2, 4)}).steps] == ["r"]
+
+
+def test_of_several_unknown_types_only_what_is_left_to_give_is_asked_for() -> None:
+    """What lies before the last of them is cut, data layers without a shape, too."""
+    text = lay("d", "HDF5Data", "", "x", "hdf5_data_param { batch_size: 2 }") + UNKNOWN + lay("v", "Unheard", "f", "v")
+    with pytest.raises(UnsupportedError, match="shape of the input 'v'; give it"):
+        graph_of(text + lay("r", "ReLU", "v", "r"))
+    with pytest.raises(UnsupportedError, match="shape of the inputs 'u', 'v'; give them"):
+        graph_of(text + lay("r", "ReLU", "v", "r") + lay("s", "ReLU", "u", "s"))
+
+
+def test_a_blob_that_no_layer_makes_is_asked_for_with_its_reader() -> None:
+    """As in a piece of a net that is to be put behind another one."""
+    with pytest.raises(
+        GraphError, match=r"shape of the input 'pool9'; give it: --input-shape pool9=.*'pool9', which layer 'r' of type 'ReLU'"
+    ):
+        graph_of(X + lay("r", "ReLU", "pool9", "r"))
+    assert graph_of(lay("r", "ReLU", "pool9", "r"), input_shapes={"pool9": (2, 5)}).inputs == {"pool9": (2, 5)}
+
+
+def test_an_input_that_only_a_stage_has_is_asked_for_with_the_stage() -> None:
+    data = lay("d", "Input", "", "data", 'include { stage: "deploy" } input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } }')
+    with pytest.raises(GraphError, match=r"shape of the input 'data'; give it: .*'d' of type 'Input' .*--stage deploy takes it"):
+        graph_of(data + CONV)
+    assert graph_of(data + CONV, stages=("deploy",)).inputs == {"data": (1, 3, 8, 8)}
+    assert graph_of(data + CONV, input_shapes={"data": (2, 3, 9, 9)}).inputs == {"data": (2, 3, 9, 9)}
+
+
+@pytest.mark.parametrize("type_", ["LSTM", "RNN"])
+def test_the_shape_of_cont_follows_from_the_sequences(type_: str) -> None:
+    data = lay("d", "HDF5Data", "", "cont words", "hdf5_data_param { batch_size: 2 }")
+    net = data + lay("e", "Embed", "words", "e", "embed_param { input_dim: 9 num_output: 4 }")
+    net += lay("r", type_, "e cont", "y", "recurrent_param { num_output: 3 }")
+    with pytest.raises(GraphError, match="shape of the input 'words'; give it"):
+        graph_of(net)
+    graph = graph_of(net, input_shapes={"words": (5, 2)})
+    assert list(graph.inputs.items()) == [("cont", (5, 2)), ("words", (5, 2))]
+    assert list(graph.program.inputs) == ["cont", "words"]
+    assert graph.shapes[graph.names["y"]] == (5, 2, 3)

@@ -1,0 +1,108 @@
+"""What a net lacks, asked for in one message: inputs without a shape, blobs that no layer makes, layers that cannot be computed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+
+from converter.build.pruning import Pruned, prune
+from converter.errors import GraphError, UnsupportedError, shown, some
+from converter.layers.dropped import SAMPLING, purpose
+from converter.layers.registry import did_you_mean, input_argument, input_options
+from converter.read.upgrade import LayerSpec
+
+
+class Missing:
+    """Collects what is missing while a net is built; falsy where nothing is."""
+
+    def __init__(self, where: str, phase: str, all_layers: Sequence[LayerSpec], in_phase: Sequence[LayerSpec], pruned: Pruned) -> None:
+        """Args: the layers of all phases, those of the phase, and what pruning has left of these."""
+        self.where, self.phase, self.all_layers, self.in_phase = where, phase, all_layers, in_phase
+        self.left, self.read = pruned.layers, pruned.read
+        self.inputs: dict[str, None] = {}  # blobs whose shape is asked for
+        self.orphans: list[str] = []  # those of them that no layer makes, and who reads them
+        self.uncomputed: list[tuple[list[str], str]] = []  # tops of layers that cannot be computed, and why
+        self.unknown_types = False
+
+    def __bool__(self) -> bool:
+        return bool(self.inputs)
+
+    def uncomputable(self, spec: LayerSpec, tops: list[str]) -> None:
+        """A layer that nobody can compute from the files, or of a type that is not ours: its tops could be inputs."""
+        reasons = ["chooses training samples at random"] if purpose(spec) == SAMPLING else []
+        if spec.type == "Python":
+            python = spec.message.python_param
+            reasons.insert(0, f"runs the Python class {python.module}.{python.layer}, which is not part of the files")
+        elif not reasons:
+            self.unknown_types = True
+            reasons.append(f"is of a type that we do not know{did_you_mean(spec)}")
+        self.inputs.update(dict.fromkeys(tops))
+        self.uncomputed.append((tops, f"{', '.join(map(shown, tops))}: {spec} {' and '.join(reasons)}"))
+
+    def orphan(self, name: str, reader: LayerSpec) -> None:
+        """A blob that a layer reads and none makes."""
+        self.inputs[name] = None
+        self.orphans.append(f"{shown(name)}, which {reader} reads{self.staged(name)}")
+
+    def error(self, given: Collection[str], elsewhere: Collection[str]) -> GraphError | UnsupportedError:
+        """The one message, with the words to type."""
+        names = self.needed(given, elsewhere)
+        several = len(names) > 1
+        text = (
+            f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, names))};"
+            f" give {'them' if several else 'it'}: {input_options(names)} on the command line, {input_argument(names)} in Python"
+            " (the numbers are examples)."
+        )
+        if self.orphans:
+            text += f" No layer of phase {self.phase} makes {some(self.orphans)}."
+        reasons = [reason for tops, reason in self.uncomputed if set(tops) & set(names)]
+        if reasons:
+            text += f" These cannot be computed, and are inputs then, with all cut that only makes them: {some(reasons)}."
+        if self.unknown_types:
+            text += " `convert-caffe --list-layers` names the types that we compute."
+        return (UnsupportedError if self.unknown_types else GraphError)(text)
+
+    def needed(self, given: Collection[str], elsewhere: Collection[str]) -> list[str]:
+        """The inputs but those that only layers read that are cut once all of the inputs are given."""
+        names = list(self.inputs)
+        try:
+            pruned = prune(self.in_phase, [*given, *names], elsewhere, self.where)
+        except GraphError:
+            return names
+        return [name for name in names if name in pruned.read or name not in self.read] or names
+
+    def other_phase(self) -> str:
+        """A hint where the layers of the file belong to the other phase."""
+        other = "TRAIN" if self.phase == "TEST" else "TEST"
+        stages = sorted({stage for layer in self.all_layers for rule in layer.message.include for stage in rule.stage})
+        hint = f" If the graph is that of phase {other}, convert that: --phase {other}, or phase={other!r} in Python."
+        if stages:
+            hint += f" The stages that the file names: {' '.join(f'--stage {stage}' for stage in stages)}."
+        return hint
+
+    def staged(self, name: str) -> str:
+        """What to say of a blob that only data layers of stages make: such a net is built with one of them; else ""."""
+        makers = [layer for layer in self.all_layers if name in layer.message.top]
+        stages = list(dict.fromkeys(stage for layer in makers for rule in layer.message.include for stage in rule.stage))
+        if not stages or any(layer.message.bottom or not all(rule.stage for rule in layer.message.include) for layer in makers):
+            return ""
+        return f" ({makers[0]} makes it in a stage: {' or '.join(f'--stage {stage}' for stage in stages)} takes it from there)"
+
+    def unmade(self, name: str, names: Collection[str]) -> str:
+        """Why no layer makes a blob so far, and what to do, where the file tells; "" where it is an input that the file does not hold.
+
+        names: the blobs that there are so far.
+        """
+        later = [str(other) for other in self.left if name in other.message.top]
+        if later:
+            return f"; {later[0]} makes it, but only later"
+        dropped = [str(other) for other in self.all_layers if name in other.message.top]
+        if dropped and not self.staged(name):
+            made = {top for each in self.left for top in each.message.top}
+            orphans = [b for b in dict.fromkeys(b for each in self.left for b in each.message.bottom) if b not in made]
+            return (
+                f"; {dropped[0]} makes it in another phase or stage.{self.other_phase()}"
+                f" Or give the inputs that the phase lacks: {input_options(orphans)}"
+            )
+        near = difflib.get_close_matches(name, names, 1, 0.85) if not dropped else []
+        return f"; did you mean {near[0]!r}? If it is an input, give its shape: {input_options([name])}" if near else ""
