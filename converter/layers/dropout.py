@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
-from converter.layers.registry import Fields, layer
+from converter.layers.registry import Fields, Layer, layer
 from converter.read.param_str import parse_param_str
 
 
@@ -53,16 +53,15 @@ def spatial_dropout(p: Fields, x: Tensor) -> nn.Module:
 
 
 class InverseDropout(CaffeModule):
-    """x / (1 - p): what ENet's SpatialDropoutLayer does at test time; whole channels are dropped, unscaled, in training."""
+    """x / (1 - p) at test time, and in training for the channels that stay: ENet's SpatialDropoutLayer."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return x * (torch.rand(*x.shape[:2], *[1] * (x.dim() - 2), device=x.device) >= self.p)
-        return x / (1 - self.p)
+        y = x / (1 - self.p)
+        return y * (torch.rand(*x.shape[:2], *[1] * (x.dim() - 2), device=x.device) >= self.p) if self.training else y
 
 
 @layer(
@@ -70,17 +69,15 @@ class InverseDropout(CaffeModule):
     "python_param",
     ignored={"share_in_parallel": "there is one process"},
     origin="ENet",
-    refuses="phase TRAIN in the param_str, which is random",
 )
-def python_spatial_dropout(p: Fields, x: Tensor) -> nn.Module:
-    """TimoSaemann/caffe-enet's spatial_dropout.py: the phase is the param_str's, not the net's."""
+def python_spatial_dropout(p: Fields, x: Tensor) -> Layer:
+    """TimoSaemann/caffe-enet's spatial_dropout.py: the phase is the param_str's, not the net's; here it is train() or eval()."""
     _ = p.module, p.layer
     given = parse_param_str(p.param_str)
     if set(given) != {"phase", "p"}:
         raise UnsupportedError(f"its param_str has {', '.join(given) or 'nothing'}; SpatialDropoutLayer takes phase and p")
-    if given["phase"] != "TEST":
-        raise UnsupportedError(f"its param_str has the phase {given['phase']!r}, in which it drops channels at random; say 'phase': 'TEST'")
     ratio = float(given["p"])  # type: ignore[arg-type]
     if not 0 <= ratio < 1:
         raise ValueError(f"its param_str has the p {given['p']!r}; it takes a number from 0 to below 1")
-    return InverseDropout(ratio)
+    random = "its param_str has the phase 'TRAIN', in which Caffe drops channels at random: so does train(); eval() is the phase 'TEST'"
+    return Layer(InverseDropout(ratio), note=random if given["phase"] == "TRAIN" else "")

@@ -81,7 +81,7 @@ class Layer:
     load(blobs) -> {key: tensor} where the values change on the way, and its inverse save({key: tensor}) -> blobs; None where
     every blob is its key's value, as it is. arrange(shapes of a file's blobs) -> the place of each among params, where forks
     differ in the order; ValueError with what to type where the file is another fork's. A net that is pickled takes all three
-    along: they are functions of a module.
+    along: they are functions of a module. note: what the user should know of it.
     """
 
     module: nn.Module
@@ -89,6 +89,7 @@ class Layer:
     load: Load | None = None
     save: Save | None = None
     arrange: Arrange | None = None
+    note: str = ""
 
 
 class Fields:
@@ -316,7 +317,10 @@ def build(
         raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
     unread = [(kind.message, name) for name in fields.unread(kind.ignored)] if kind.message else []
     notes += _refuse_unread(spec, [*unread, *fields.others_unread()], where, ignored)
-    return (made if isinstance(made, (Layer, Sources)) else Layer(made)), notes
+    made = made if isinstance(made, (Layer, Sources)) else Layer(made)
+    if isinstance(made, Layer) and made.note:
+        notes.append(f"{spec.type} {spec.name!r}: {made.note}")
+    return made, notes
 
 
 def _refuse_unread(spec: LayerSpec, unread: list[tuple[str, str]], where: str, ignored: Ignored) -> list[str]:

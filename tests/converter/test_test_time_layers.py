@@ -9,10 +9,12 @@ import torch
 from test_fork_layers import close, draw, net_of
 
 from converter import ConversionError
+from converter.errors import CaffezooWarning
 
 PYTHON = 'type: "Python" python_param {{ module: "spatial_dropout" layer: "SpatialDropoutLayer" param_str: "{0}" }}'
 
 
+@pytest.mark.filterwarnings("ignore:.*the phase 'TRAIN'")
 @pytest.mark.parametrize(
     ("layer", "factor"),
     [
@@ -22,6 +24,7 @@ PYTHON = 'type: "Python" python_param {{ module: "spatial_dropout" layer: "Spati
         ('type: "SpatialDropout" spatial_dropout_param { dropout_ratio: 0.25 }', 1),
         (PYTHON.format("{'phase': 'TEST', 'p': 0.2}"), 1.25),
         (PYTHON.format("phase: TEST\\np: '0.2'"), 1.25),
+        (PYTHON.format("{'phase': 'TRAIN', 'p': 0.2}"), 1.25),
     ],
 )
 def test_dropout_at_test_time_is_a_factor(layer: str, factor: float, tmp_path: Path) -> None:
@@ -29,13 +32,15 @@ def test_dropout_at_test_time_is_a_factor(layer: str, factor: float, tmp_path: P
     close(net_of(tmp_path, layer, x.shape)(x), x * factor)
 
 
+@pytest.mark.filterwarnings("ignore:.*the phase 'TRAIN'")
 @pytest.mark.parametrize(
     ("layer", "scale", "whole"),
     [
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 }', 4 / 3, False),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_train: false }', 1, False),
         ('type: "SpatialDropout" spatial_dropout_param { dropout_ratio: 0.25 }', 4 / 3, True),
-        (PYTHON.format("{'phase': 'TEST', 'p': 0.25}"), 1, True),
+        (PYTHON.format("{'phase': 'TEST', 'p': 0.25}"), 4 / 3, True),
+        (PYTHON.format("{'phase': 'TRAIN', 'p': 0.25}"), 4 / 3, True),
     ],
 )
 def test_training_drops_a_quarter(layer: str, scale: float, whole: bool, tmp_path: Path) -> None:
@@ -54,7 +59,6 @@ def test_training_drops_a_quarter(layer: str, scale: float, whole: bool, tmp_pat
         ('type: "Dropout" dropout_param { sqrt_scale: true }', "sqrt_scale"),
         ('type: "Dropout" dropout_param { scale_test: true }', "scale_test"),
         ('type: "Dropout" dropout_param { dropout_ratio: 1.5 }', "no part of 1"),
-        (PYTHON.format("{'phase': 'TRAIN', 'p': 0.2}"), "say 'phase': 'TEST'"),
         (PYTHON.format("{'phase': 'TEST', 'p': 1}"), "below 1"),
         (PYTHON.format("{'phase': 'TEST'}"), "takes phase and p"),
         ('type: "Insanity" insanity_param { lb: 0 ub: 2 }', "no mean slope"),
@@ -66,6 +70,11 @@ def test_what_is_random_or_has_no_value_is_refused_with_the_reason(layer: str, r
     with pytest.raises(ConversionError, match="layer 'op' of type") as caught:
         net_of(tmp_path, layer, (1, 2, 8, 8))
     assert reason in str(caught.value)
+
+
+def test_the_phase_that_a_param_str_says_is_told(tmp_path: Path) -> None:
+    with pytest.warns(CaffezooWarning, match=r"'op': .*phase 'TRAIN', in which Caffe drops channels at random: so does train\(\)"):
+        net_of(tmp_path, PYTHON.format("{'phase': 'TRAIN', 'p': 0.2}"), (1, 2, 8, 8))
 
 
 def test_insanity_draws_its_slopes_in_training(tmp_path: Path) -> None:
