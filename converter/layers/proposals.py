@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
+from converter.layers.clips import window_proposals
 from converter.layers.module import CaffeModule, kept_boxes
-from converter.layers.registry import Fields, layer
+from converter.layers.registry import Fields, Layer, layer
 from converter.read.param_str import Value, parse_param_str
 
 
@@ -154,13 +155,18 @@ def _params(p: Fields, im_info: Tensor, *known: str) -> dict[str, Value]:
 
 @layer(
     "Python:rpn.proposal_layer.ProposalLayer",
-    bottoms=(3, 3),
-    origin="py-faster-rcnn, py-R-FCN, PVANet",
+    bottoms=(2, 3),
+    origin="py-faster-rcnn, py-R-FCN, PVANet, R-C3D",
     refuses="batches of several images; a param_str with keys of other classes of the name",
 )
-def faster_rcnn_proposals(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> nn.Module:
+def faster_rcnn_proposals(p: Fields, score: Tensor, delta: Tensor, *im_info: Tensor) -> nn.Module | Layer:
+    if not im_info:  # R-C3D's, of windows in time
+        given = parse_param_str(p.param_str)
+        _ = p.module, p.layer
+        scales = _numbers(given, "scales", tuple(range(1, 64)))
+        return window_proposals(p, dict(given), scales, _numbers(given, "feat_stride", ())[0])
     # py-faster-rcnn ignores num_classes, allowed_border and, always 0.5, 1 and 2 itself, ratios, which PVANet's reads
-    params = _params(p, im_info, "feat_stride", "scales", "ratios", "num_classes", "allowed_border")
+    params = _params(p, im_info[0], "feat_stride", "scales", "ratios", "num_classes", "allowed_border")
     training = p.phase == "TRAIN"
     return ProposalLayer(
         _numbers(params, "feat_stride", ())[0],

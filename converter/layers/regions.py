@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
+from converter.layers.clips import window_pooling
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, layer
 
@@ -50,8 +51,8 @@ class ROIPooling(CaffeModule):
 
 
 def _pooled_size(p: Fields, x: Tensor) -> tuple[int, int]:
-    if p.has("pooled_l") or p.has("temporal_scale"):
-        raise UnsupportedError("pooled_l and temporal_scale are R-C3D's pooling over regions of a clip, which is another layer")
+    if p.has("temporal_scale"):
+        raise UnsupportedError("temporal_scale is R-C3D's pooling over windows of a clip, which takes pooled_l, too")
     if min(p.pooled_h, p.pooled_w) < 1 or p.spatial_scale <= 0 or p.pad_ratio < 0 or x.dim() != 4:
         raise ValueError("it takes a pooled_h and pooled_w of at least 1, a positive spatial_scale and four axes (N, C, H, W)")
     return p.pooled_h, p.pooled_w
@@ -61,10 +62,11 @@ def _pooled_size(p: Fields, x: Tensor) -> tuple[int, int]:
     "ROIPooling",
     "roi_pooling_param",
     bottoms=(2, 2),
-    origin="Fast R-CNN, cascade-rcnn",
-    refuses="R-C3D's pooling over three axes (pooled_l)",
+    origin="Fast R-CNN, cascade-rcnn, R-C3D",
 )
 def roi_pooling(p: Fields, x: Tensor, rois: Tensor) -> nn.Module:
+    if p.has("pooled_l"):
+        return window_pooling(p, x, rois)
     return ROIPooling(_pooled_size(p, x), p.spatial_scale, p.pad_ratio)
 
 
