@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from converter.build.crops import crop_offsets
 from converter.build.meta import QuickMeta
 from converter.build.missing import Missing
 from converter.build.phases import kept_layers
@@ -285,6 +286,8 @@ class _Builder:
             for name in spec.message.top:
                 self.version(name, torch.empty(1, 3, 224, 224, device="meta"))
             return
+        if spec.type == "CROP":
+            self.place_crop(spec, bottoms)
         made, notes = build(spec, kind, inputs, self.phase, self.where, self.ignored)
         assert isinstance(made, Layer)
         self.notes += notes
@@ -311,6 +314,19 @@ class _Builder:
         for name, bottom, top in zip(spec.message.top, bottoms, tops, strict=False):
             if name in spec.message.bottom:
                 self.overwrite(spec, bottom, top)
+
+    def place_crop(self, spec: LayerSpec, bottoms: list[int]) -> None:
+        """A V1 CROP becomes the Crop of today, with the offset that its net gives it."""
+        if len(bottoms) != 2:
+            return
+        try:
+            offsets = crop_offsets(self.steps, self.modules, *bottoms)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{self.where}: {spec}: {error}") from None
+        self.notes.append(f"{spec} begins at {offsets[0]}, {offsets[1]}, as the layers between its bottoms say")
+        spec.message.type = "Crop"
+        spec.message.crop_param.axis = 2
+        spec.message.crop_param.offset[:] = offsets
 
     def step(self, key: str, spec: LayerSpec, bottoms: list[int], tops: list[int], made: Layer) -> Step:
         """The layer's step, with the shapes of its blobs and the names that it shares some of them by."""

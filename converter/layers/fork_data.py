@@ -29,8 +29,15 @@ def stated_shapes(spec: LayerSpec, given: Mapping[str, Shape]) -> list[Shape | N
         shapes = [tuple(shape.dim) for shape in spec.message.input_param.shape]
         return [*shapes] if len(shapes) == len(tops) else [shapes[0]] * len(tops)
     numbers, words = _read(spec)
+    if spec.type == "RandVec" and numbers.get("batch_size") and numbers.get("dim"):  # GANs' noise
+        return [given.get(tops[0]) or _noise(numbers)] * len(tops)
     images = given.get(tops[0]) or _images(spec.type, numbers, words)
     return [images, *[_label(spec.type, images, numbers)] * (len(tops) - 1)]
+
+
+def _noise(n: Mapping[str, int]) -> Shape:
+    """A vector each: (N, dim), or (N, dim, H, W) where the parameters say a size."""
+    return n["batch_size"], n["dim"], *([n["height"], n["width"]] if n.get("height") and n.get("width") else [])
 
 
 def _read(spec: LayerSpec) -> tuple[dict[str, int], dict[str, str]]:

@@ -43,6 +43,18 @@ def lrn(p: Fields, x: Tensor) -> nn.Module:
     return LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL")
 
 
+@layer("LRNMap", "lrn_map_param", origin="BVLC's branches of 2013")
+def lrn_map(p: Fields, x: Tensor) -> nn.Module:
+    """What LRN WITHIN_CHANNEL was called before it was merged; it has no k (lrn_map_layer.cpp)."""
+    missing = [name for name in ("local_size", "alpha", "beta") if not p.has(name)]
+    if missing or p.local_size % 2 == 0 or p.local_size >= 1 << 15 or x.dim() != 4:
+        raise ValueError(
+            f"it takes an odd local_size below 32,768 (here {p.local_size}), alpha and beta, and four axes (N, C, H, W);"
+            f" not set: {', '.join(missing) or 'none'}"
+        )
+    return LRN(p.local_size, p.alpha, p.beta, 1.0, within_channel=True)
+
+
 class MVN(CaffeModule):
     """Mean-variance normalization over each (H, W), or over each (C, H, W): (x - mean) / (sqrt(variance) + eps)."""
 

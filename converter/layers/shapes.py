@@ -8,7 +8,6 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, layer
 
@@ -106,12 +105,49 @@ def crop(p: Fields, x: Tensor, like: Tensor) -> nn.Module:
     return Crop(p.axis, p.offset)
 
 
-@layer("CROP", bottoms=(2, 2), origin="FCN's branch of Caffe, in V1", refuses="all of it: its offset is a property of the whole net")
+@layer(
+    "CROP",
+    "crop_param",
+    bottoms=(2, 2),
+    origin="FCN's branch of Caffe, in V1",
+    refuses="bottoms that other layers lie between than convolutions, poolings and those that work place by place",
+)
 def crop_v1(p: Fields, x: Tensor, like: Tensor) -> nn.Module:
-    raise UnsupportedError(
-        "V1's CROP works its offset out of the strides and pads of all layers between its bottoms, which one layer does not see; write it"
-        ' as V2\'s, with the offset of your net: type: "Crop" crop_param { axis: 2 offset: 19 }'
-    )
+    """Its offset is a property of the net: converter/build/crops.py has put it into crop_param."""
+    if x.dim() != 4 or like.dim() != 4:
+        raise ValueError("CROP takes four axes (N, C, H, W)")
+    return crop(p, x, like)
+
+
+@layer("SimpleCrop", "crop_param", bottoms=(2, 2), origin="forks of 2015")
+def simple_crop(p: Fields, x: Tensor, like: Tensor) -> nn.Module:
+    """Rows and columns are cut off at the end (simple_crop_layer.cpp). A blob_name stands for the second bottom."""
+    _ = p.blob_name
+    if x.dim() != 4 or like.dim() != 4:
+        raise ValueError("SimpleCrop takes four axes (N, C, H, W)")
+    return Crop(2)
+
+
+class CropCenter(CaffeModule):
+    """Cuts crop_size values off both ends of each axis (crop_center_layer.cpp of lltcggie/caffe, waifu2x-caffe's)."""
+
+    def __init__(self, crop_size: Sequence[int]):
+        super().__init__()
+        self.crop_size = tuple(crop_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for axis, cut in enumerate(self.crop_size):
+            if 2 * cut >= x.shape[axis]:
+                raise ValueError(f"crop_size {cut} leaves nothing of axis {axis} of length {x.shape[axis]}")
+            x = x.narrow(axis, cut, x.shape[axis] - 2 * cut)
+        return x
+
+
+@layer("CropCenter", "crop_center_param", origin="waifu2x-caffe")
+def crop_center(p: Fields, x: Tensor) -> nn.Module:
+    if len(p.crop_size) != x.dim():
+        raise ValueError(f"{len(p.crop_size)} values of crop_size for {x.dim()} axes; it takes one for each")
+    return CropCenter(p.crop_size)
 
 
 class Reduction(CaffeModule):

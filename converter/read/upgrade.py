@@ -143,6 +143,8 @@ def upgrade(document: Document, where: str) -> NetSpec:
         forms.add("V2" if place.kind == "layer" else "V0" if old.HasField("layer") else "V1")
         if place.kind == "layer":
             spec.layers.append(LayerSpec(old, place.line, place.unknown))
+            if old.type == "SimpleCrop" and old.crop_param.blob_name and len(old.bottom) == 1:
+                old.bottom.append(old.crop_param.blob_name)  # the blob whose size it takes
         elif old.HasField("layer"):
             spec.layers.append(_from_v0(old, place, spec))
         else:

@@ -49,6 +49,7 @@ V1_TYPES = {
 V1_FORK_TYPES = {
     "INSANITY": "Insanity",  # happynear/caffe-windows
     "LOCAL": "Local",  # happynear/caffe-windows
+    "LRN_MAP": "LRNMap",  # BVLC's branches of 2013
     "PRELU": "PReLU",  # happynear/caffe-windows
     "ROI_POOLING": "ROIPooling",  # Fast R-CNN
     "ROIPOOLING": "ROIPooling",  # happynear/caffe-windows

@@ -28,7 +28,8 @@ ELSEWHERE |= {
     "SparseInnerProduct",
     "Unpooling",
 }  # test_rare_layers.py
-ELSEWHERE |= {"Mergecrop", "CROP"}  # MergeCrop's older name; refused
+ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
+ELSEWHERE |= {"CROP", "CropCenter", "LRNMap", "SimpleCrop"}  # test_crops.py
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 
 

@@ -17,6 +17,7 @@ STATED = [
     ("data", "input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } }", {"data": (1, 3, 9, 9)}),
     ("AnnotatedData", "data_param { batch_size: 2 } transform_param { resize_param { height: 6 width: 7 } }", {"data": (2, 3, 6, 7)}),
     ("VideoData", VIDEO + " num_segments: 3 modality: FLOW } transform_param { crop_size: 7 }", {"data": (5, 12, 7, 7)}),
+    ("RandVec", "randvec_param { batch_size: 6 dim: 5 lower: -1 upper: 1 height: 4 width: 3 }", {"data": (6, 5, 4, 3)}),
     ("VideoData", VIDEO + " num_segments: 3 modality: RGB } transform_param { crop_size: 7 }", {"data": (5, 18, 7, 7)}),
 ]
 
