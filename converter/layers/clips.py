@@ -109,8 +109,8 @@ class WindowPooling(CaffeModule):
             return x.new_empty(rois.shape[0], x.shape[1], *self.size)
         for axis in (3, 4):
             x = self.pooled(x, axis, 0, self.side)
-        ends = rois[:, 1:].detach() * self.temporal_scale
-        ends = (ends.sign() * (ends.abs() + 0.5).floor()).long().tolist()  # C's round()
+        at = rois[:, 1:].detach() * self.temporal_scale
+        ends = (at.sign() * (at.abs() + 0.5).floor()).long().tolist()  # C's round()
         windows = [
             self.pooled(x[item : item + 1], 2, first, max(last - first + 1, 1))
             for item, (first, last) in zip(rois[:, 0].long().tolist(), ends, strict=True)
