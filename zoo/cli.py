@@ -143,11 +143,26 @@ def _export(options: argparse.Namespace) -> Answer:
     from zoo.models.export import save_caffe
     from zoo.models.named import load
 
+    if options.hub is not None:
+        return _export_hub(options)
+    if options.output is None:
+        raise ZooError("export writes a Caffe net, -o NET.caffemodel, or a folder for the Hugging Face Hub, --hub FOLDER; name one")
     if not options.output.name:
         raise ZooError(f"-o {options.output} is a folder; name the file, such as -o {options.output / 'net.caffemodel'}")
     prototxt = options.prototxt or options.output.with_suffix(".prototxt")
     save_caffe(load(options.name), prototxt, options.output, half=options.half)
     return _paths({"prototxt": prototxt, "caffemodel": options.output})
+
+
+def _export_hub(options: argparse.Namespace) -> Answer:
+    from zoo.models.hub import described, write_hub
+    from zoo.models.named import load
+
+    if options.output is not None or options.prototxt is not None or options.half:
+        raise ZooError("--hub writes a folder of its own; leave out -o, --prototxt and --half")
+    model = load(options.name, accept_terms=options.accept_terms)
+    files = write_hub(model, options.hub, accept_terms=options.accept_terms)
+    return {name: str(path) for name, path in files.items()}, described(files, model.card), 0
 
 
 def _embed(options: argparse.Namespace) -> Answer:
@@ -294,10 +309,12 @@ def _parser() -> Parser:
     adding = command("add", _add, "copy a file from disk into the cache, after the same checks", consent)
     adding.add_argument("name")
     adding.add_argument("path", help="the authors' archive, or one of the model's files")
-    exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net: prototxt and caffemodel")
+    exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net or for the Hugging Face Hub")
     exporting.add_argument("name", help="a model, or the folder of a finetuning run")
-    exporting.add_argument("-o", "--output", type=Path, required=True, metavar="NET.caffemodel", help="the weights")
-    exporting.add_argument("--prototxt", type=Path, help="the structure; without it NET.prototxt")
+    exporting.add_argument("-o", "--output", type=Path, metavar="NET.caffemodel", help="the weights of a Caffe net")
+    exporting.add_argument("--prototxt", type=Path, help="its structure; without it NET.prototxt")
+    exporting.add_argument("--hub", type=Path, metavar="FOLDER", help="a folder to upload: weights, config.json, net.py, a model card")
+    exporting.add_argument("--accept-terms", action="store_true", help="agree to the model's terms, which --hub's reader gets, too")
     exporting.add_argument("--half", action="store_true", help="kernels in half precision, NVIDIA Caffe's form")
     crops = "each picture is one face, cut out (and aligned) as caffe-zoo info says"
     embedding = command("embed", _embed, f"write the embeddings of pictures as .npz; {crops}")

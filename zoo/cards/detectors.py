@@ -63,7 +63,7 @@ MTCNN = Card(
         ),
     ),
     networks=tuple(Network(f"mtcnn_det{number}.prototxt", f"det{number}.caffemodel", f"{net}net") for number, net in enumerate("pro", 1)),
-    terms=Terms("MIT", "kpzhang93/MTCNN_face_detection_alignment LICENSE"),
+    terms=Terms("MIT", "kpzhang93/MTCNN_face_detection_alignment LICENSE", identifier="mit"),
     citation="Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment Using Multitask Cascaded Convolutional "
     "Networks, IEEE Signal Processing Letters 2016",
     input="one RGB image (3, H, W) in 0..255 of any size",
@@ -110,7 +110,9 @@ RES10_SSD = one_net(
         ),
     ),
     task="face detection",
-    terms=Terms("OpenCV's licence: 3-clause BSD when the model was published, Apache 2.0 today", "opencv/opencv LICENSE"),
+    terms=Terms(
+        "OpenCV's licence: 3-clause BSD when the model was published, Apache 2.0 today", "opencv/opencv LICENSE", identifier="apache-2.0"
+    ),
     citation="Liu et al.: SSD, ECCV 2016; trained by the OpenCV project",
     input="(N, 3, 300, 300)",
     outputs="detections (1, 1, F, 7): image, class, confidence, x1, y1, x2, y2 in 0..1",

@@ -52,6 +52,7 @@ def fer_mini(folder: Path, facts: dict[str, Any]) -> Card:
             "the weights: 3-clause BSD, as this package; FER2013, which they were trained on, states no licence, and its pictures (not"
             " included) belong to others: whether that bears on a use is for its user to judge",
             "LICENSE; of the data: arXiv 1307.0414",
+            identifier="bsd-3-clause",
         ),
         citation="Goodfellow et al.: Challenges in Representation Learning, 2013 (the data); Simonyan, Zisserman: Very Deep Convolutional"
         " Networks, ICLR 2015 (the pattern of the net)",

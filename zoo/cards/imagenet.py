@@ -8,7 +8,7 @@ from zoo.cards.sources import MEXOPENCV, MODEL_YML, MODEL_YML_2022, OMZ, OPENCV_
 
 _CAFFE_README = "BVLC/caffe models/{}/readme.md, front matter"
 _CAFFE_CLASSIFY = "BVLC/caffe python/classify.py: 256×256, centre crop; the rounded channel means of its ilsvrc_2012_mean"
-_BVLC_TERMS = Terms("unrestricted", "BVLC/caffe models/*/readme.md, front matter")
+_BVLC_TERMS = Terms("unrestricted", "BVLC/caffe models/*/readme.md, front matter", identifier="other")
 
 CAFFENET = one_net(
     "bvlc_caffenet",
@@ -124,7 +124,9 @@ GOOGLENET = one_net(
 _VGG_PREPROCESS = imagenet_input(
     224, (103.939, 116.779, 123.68), "gist ksimonyan/211839e770f7b538e2d8; shorter side 256 as in the paper", 256
 )
-_VGG_TERMS = Terms("CC BY 4.0 (non-commercial until June 2016)", "open_model_zoo's licence field; Lasagne/Recipes issue 71")
+_VGG_TERMS = Terms(
+    "CC BY 4.0 (non-commercial until June 2016)", "open_model_zoo's licence field; Lasagne/Recipes issue 71", identifier="cc-by-4.0"
+)
 _VGG_CITATION = "Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015"
 _VGG = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
 
@@ -189,7 +191,7 @@ VGG19 = one_net(
 )
 
 _SQUEEZENET = "https://github.com/forresti/SqueezeNet/raw/a47b6f13d30985279789d08053d37013d67d131b"
-_SQUEEZENET_TERMS = Terms("2-clause BSD", "forresti/SqueezeNet LICENSE")
+_SQUEEZENET_TERMS = Terms("2-clause BSD", "forresti/SqueezeNet LICENSE", identifier="bsd-2-clause")
 _SQUEEZENET_CITATION = "Iandola, Han, Moskewicz, Ashraf, Dally, Keutzer: SqueezeNet, arXiv 1602.07360"
 _SQUEEZENET_PREPROCESS = imagenet_input(
     227, (104.0, 117.0, 123.0), "forresti/SqueezeNet train_val.prototxt: crop 227, these means; 256×256 is Caffe's habit", (256, 256)

@@ -14,7 +14,7 @@ def _resnet(depth: int, parameters: int, file: File) -> Card:
         f"ResNet-{depth} (Kaiming He)",
         file,
         task="ImageNet classification",
-        terms=Terms("MIT (the repository)", "KaimingHe/deep-residual-networks LICENSE"),
+        terms=Terms("MIT (the repository)", "KaimingHe/deep-residual-networks LICENSE", identifier="mit"),
         citation="He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016",
         input="(N, 3, 224, 224)",
         outputs=PROBABILITIES,
@@ -66,7 +66,7 @@ RESNET152 = _resnet(
 )
 
 _SHICAI = "https://github.com/shicai/MobileNet-Caffe/raw/26a8b8c0afb6114a07c1c9e4f550e4e0dd8cced1"
-_SHICAI_TERMS = Terms("3-clause BSD", "shicai/MobileNet-Caffe LICENSE")
+_SHICAI_TERMS = Terms("3-clause BSD", "shicai/MobileNet-Caffe LICENSE", identifier="bsd-3-clause")
 _SHICAI_PREPROCESS = Preprocess(
     size=(224, 224),
     resize=256,
@@ -155,7 +155,7 @@ SE_RESNET50 = one_net(
         ),
     ),
     task="ImageNet classification",
-    terms=Terms("Apache 2.0", "hujie-frank/SENet LICENSE; open_model_zoo's page of se-resnet-50"),
+    terms=Terms("Apache 2.0", "hujie-frank/SENet LICENSE; open_model_zoo's page of se-resnet-50", identifier="apache-2.0"),
     citation="Hu, Shen, Sun: Squeeze-and-Excitation Networks, CVPR 2018",
     input="(N, 3, 224, 224)",
     outputs=PROBABILITIES,
@@ -187,7 +187,7 @@ OPEN_NSFW = one_net(
         ),
     ),
     task="score of pornographic content",
-    terms=Terms("2-clause BSD", "yahoo/open_nsfw README"),
+    terms=Terms("2-clause BSD", "yahoo/open_nsfw README", identifier="bsd-2-clause"),
     citation="Mahadeokar et al., Yahoo: Open nsfw model, 2016",
     input="(N, 3, 224, 224)",
     outputs="probabilities: harmless, pornographic",

@@ -86,11 +86,16 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the authors allow, in short, and who says so. `ask`: the user has to agree before the first use."""
+    """What the authors allow, in short, and who says so. `ask`: the user has to agree before the first use.
+
+    `identifier` is the licence that lets others pass the weights on, as the Hugging Face Hub's front matter names it; None where nobody
+    has granted one.
+    """
 
     licence: str
     source: str
     ask: bool = False
+    identifier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,4 @@ class LocalCard:
     recipe: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     crop: Crop | None = None  # None: card.json doesn't say
+    terms: Terms | None = None  # of a folder made for the Hub: what its config.json says

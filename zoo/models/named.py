@@ -8,16 +8,18 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from architectures.contract import Adjusted
 from zoo import disk
 from zoo.cards import registry
-from zoo.cards.record import Card, Network
+from zoo.cards.record import Card, LocalCard, Network
 from zoo.errors import LoadError
 from zoo.files import converted, store
 from zoo.files.fetch import fetch
+from zoo.files.hub import fetch_hub, is_hub
 from zoo.models.model import check_classes, finished
 from zoo.models.runs import is_run, load_run
 from zoo.models.weights import caffe_net, fill, hand_written, keys_of
@@ -42,11 +44,14 @@ def load(
     accept_terms: bool = False,
     allow_unverified: bool = False,
     allow_unverified_http: bool = False,
+    revision: str | None = None,
 ) -> Model:
     """The model as an nn.Module in eval mode, with `.preprocess` (image -> input), `.card` and `.labels`.
 
     `name` is a model's (zoo.list_models()), or the folder of a run of finetune: a Path, or a text that has a "/" in it or names
     a folder with a card.json that no model shares its name with. A run's `.card` is a LocalCard, its `.labels` are the classes.
+    Or it is "hf:owner/name", a model on the Hugging Face Hub that caffe-zoo export --hub wrote, and `revision` its branch, tag or commit
+    (extra `hub`). The first use pins the commit and the files' hashes; later ones load the same bytes. Code in it is never run.
 
     `pretrained=False` draws the weights anew and needs no network. `num_classes` replaces the last layer by a fresh one
     of that many outputs (or adds one to a net that ends in an embedding). The weights are mapped from the cache: pages
@@ -59,6 +64,13 @@ def load(
     check_classes(num_classes)
     from converter import read_mean
 
+    if isinstance(name, str) and is_hub(name):
+        folder = fetch_hub(name, revision)
+        fetched = load_run(folder, pretrained=pretrained, num_classes=num_classes, device=device, dtype=dtype)
+        fetched.card = replace(cast("LocalCard", fetched.card), name=name.removeprefix("hf:"))
+        return fetched
+    if revision is not None:
+        raise LoadError(f'{name!r} has no revisions; a model on the Hub has: zoo.load("hf:owner/name", revision={revision!r})')
     if is_run(name):
         return load_run(Path(name), pretrained=pretrained, num_classes=num_classes, device=device, dtype=dtype)
     card = registry.card_of(str(name))

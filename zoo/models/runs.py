@@ -1,4 +1,5 @@
-"""Run folders of finetune as models: card.json says what was trained, and every word of it is checked."""
+"""Folders as models: card.json says what a run of finetune trained, config.json what a folder made for the Hugging Face Hub holds, in the
+same words; every one of them is checked, and no code of the folder is run."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 from architectures.contract import nets
 from converter.preprocess import Preprocess
 from zoo.cards import registry
-from zoo.cards.record import Crop, LocalCard
+from zoo.cards.record import Crop, LocalCard, Terms
 from zoo.disk import digests
 from zoo.errors import LoadError
+from zoo.files.hub import LIBRARY
 from zoo.models.model import finished
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of
 
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from converter import CaffeNet
     from zoo.models.model import Model
 
 FORMAT = 1
 MOST_BYTES = 4 << 20  # of card.json
+MEAN_IMAGE = "mean.safetensors"  # of a folder made for the Hub
 MOST_PIXELS = 1 << 14  # on a side of the input
 
 
@@ -37,6 +41,18 @@ def is_run(name: str | os.PathLike[str]) -> bool:
     if not name or "\0" in name or name in registry.list_models():
         return False
     return any((Path(name) / file).is_file() for file in ("card.json", "config.json"))
+
+
+def card_file(folder: Path) -> Path:
+    """card.json, or the config.json that write_hub() wrote in its place; finetune's own config.json is neither."""
+    config = folder / "config.json"
+    try:
+        if (folder / "card.json").is_file() or not config.is_file() or config.stat().st_size > MOST_BYTES:
+            return folder / "card.json"
+        facts = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return folder / "card.json"
+    return config if isinstance(facts, dict) and facts.get("library_name") == LIBRARY else folder / "card.json"
 
 
 def load_run(
@@ -59,18 +75,24 @@ def load_run(
     last = None if path is None else dict(model.named_modules()).get(path)
     outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
     if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
-        raise LoadError(f"{folder / 'card.json'}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
+        raise LoadError(f"{card_file(folder)}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
     labels = card.labels if num_classes is None else ()
-    return cast("Model", finished(model, card, labels, card.preprocess, device, dtype))
+    preprocess = card.preprocess
+    if preprocess is not None and isinstance(preprocess.mean, str):
+        preprocess = preprocess.with_mean_image(_mean_image(facts, folder, preprocess.mean))
+    return cast("Model", finished(model, card, labels, preprocess, device, dtype))
 
 
 def _facts(folder: Path) -> dict[str, object]:
     """What card.json holds, the types of its fields not yet checked."""
-    path = folder / "card.json"
+    path = card_file(folder)
     try:
         if not folder.is_dir():
             raise LoadError(f"there is no folder {str(folder)!r}; a model by name: zoo.list_models()")
-        if not path.is_file() and (folder / "config.json").is_file():
+        config = folder / "config.json"
+        if not path.is_file() and config.is_file() and config.stat().st_size > MOST_BYTES:
+            raise LoadError(f"{config}: {config.stat().st_size:,} bytes; a folder's description has at most {MOST_BYTES:,}")
+        if not path.is_file() and config.is_file():
             raise LoadError(
                 f"{folder}: this run was stopped before it picked its best weights, so it has no card.json. To continue it, run the"
                 " command in its config.json with --resume"
@@ -83,7 +105,7 @@ def _facts(folder: Path) -> dict[str, object]:
             raise LoadError(f"{path}: {path.stat().st_size:,} bytes; a card has at most {MOST_BYTES:,}")
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{str(folder)!r}: card.json cannot be read: {error}") from error
+        raise LoadError(f"{str(folder)!r}: {path.name} cannot be read: {error}") from error
     if not isinstance(facts, dict):
         raise LoadError(f"{path}: not a JSON object")
     if facts.get("format") != FORMAT:
@@ -94,7 +116,7 @@ def _facts(folder: Path) -> dict[str, object]:
 
 
 def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
-    where = folder / "card.json"
+    where = card_file(folder)
 
     def field(name: str, kind: type | tuple[type, ...], what: str) -> Any:
         value = facts.get(name)
@@ -113,6 +135,7 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
     named = arguments.get("classifier") if architecture == "caffe" else None
     if architecture == "caffe" and (arguments.keys() - {"classifier"} or not isinstance(named, str | None)):
         raise LoadError(f"{where}: a Caffe net takes no arguments but the name of its classifier, not {_short(arguments)}")
+    no_image = where.name == "config.json" and facts.get("preprocess", 0) is None
     scores = facts.get("scores") or {}
     if not isinstance(scores, dict) or not all(_is_number(value) for value in scores.values()):
         raise LoadError(f"{where}: scores is {_short(scores)}; it must be an object of numbers")
@@ -122,13 +145,23 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
         path=folder,
         architecture=architecture,
         arguments=arguments,
-        preprocess=_preprocess(field("preprocess", dict, "an object with size, channels, mean and scale"), where),
+        preprocess=None if no_image else _preprocess(field("preprocess", dict, "an object with size, channels, mean and scale"), where),
         classifier=named,
         labels=tuple(classes),
         recipe=str(facts.get("recipe") or ""),
         scores=scores,
         crop=_crop(facts.get("crop"), where),
+        terms=_terms(facts.get("terms"), where),
     )
+
+
+def _terms(facts: object, where: Path) -> Terms | None:
+    if facts is None:
+        return None
+    if isinstance(facts, dict) and all(isinstance(facts.get(name), str) for name in ("licence", "source")):
+        identifier = facts.get("identifier")
+        return Terms(facts["licence"], facts["source"], False, identifier if isinstance(identifier, str) else None)
+    raise LoadError(f"{where}: terms is {_short(facts)}; it takes licence and source, two texts")
 
 
 def _crop(facts: object, where: Path) -> Crop | None:
@@ -156,9 +189,7 @@ def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
         (size is None or pair is not None)
         and (resize is None or _is_side(resize) or _pair(resize) is not None)
         and count is not None
-        and isinstance(mean, list)
-        and len(mean) == count
-        and all(map(_is_number, mean))
+        and (mean == MEAN_IMAGE or (isinstance(mean, list) and len(mean) == count and all(map(_is_number, mean))))
         and (_is_number(scale) or (isinstance(scale, list) and len(scale) == count and all(map(_is_number, scale))))
     ):
         raise LoadError(
@@ -168,7 +199,7 @@ def _preprocess(facts: Mapping[str, Any], where: Path) -> Preprocess:
     return Preprocess(
         size=pair,
         channels=facts["channels"],
-        mean=tuple(map(float, mean)),
+        mean=MEAN_IMAGE if mean == MEAN_IMAGE else tuple(map(float, mean)),
         source=str(facts.get("source") or where),
         scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
         resize=resize if resize is None or isinstance(resize, int) else _pair(resize),
@@ -214,9 +245,9 @@ def _converted_part(facts: Mapping[str, object], card: LocalCard, folder: Path, 
     if card.arguments.get("encoder") != "caffe":
         return {}
     blob = card.arguments.get("blob")
-    net = caffe_net(_inside(folder, facts.get("prototxt"), "prototxt"), empty=pretrained)
+    net = caffe_net(_proven(facts, _inside(folder, facts.get("prototxt"), "prototxt")), empty=pretrained)
     if blob not in net.blobs:
-        raise LoadError(f"{folder / 'card.json'}: blob is {_short(blob)}; the net of its prototxt has no such blob")
+        raise LoadError(f"{card_file(folder)}: blob is {_short(blob)}; the net of its prototxt has no such blob")
     return {"cnn": net}
 
 
@@ -225,7 +256,7 @@ def _architecture(name: str, folder: Path) -> type[nn.Module]:
     known = nets()
     if name not in known:
         raise LoadError(
-            f"{folder / 'card.json'}: this release of caffezoo has no architecture {_short(name)}; it has {', '.join(known)}, caffe"
+            f"{card_file(folder)}: this release of caffezoo has no architecture {_short(name)}; it has {', '.join(known)}, caffe"
         )
     return known[name]
 
@@ -235,7 +266,7 @@ def _check_size(model: nn.Module, folder: Path) -> None:
     need = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:
-        raise LoadError(f"{folder}: the net of its card.json has {need / 2**30:,.0f} GiB of weights, more than this machine's memory")
+        raise LoadError(f"{folder}: its net has {need / 2**30:,.0f} GiB of weights, more than this machine's memory")
 
 
 def _caffe(
@@ -243,8 +274,15 @@ def _caffe(
 ) -> tuple[nn.Module, str | None]:
     from zoo.models.caffe import build
 
-    prototxt = _inside(folder, facts.get("prototxt"), "prototxt")
-    model, layer = build(prototxt, None, num_classes, card.classifier, None, empty=pretrained)
+    prototxt = _proven(facts, _inside(folder, facts.get("prototxt"), "prototxt"))
+    if facts.get("returns") == "outputs":  # as zoo.load gives it: what the prototxt's last layers make, not the logits
+        changed = {} if num_classes is None or card.classifier is None else {card.classifier: num_classes}
+        if num_classes is not None and not changed:
+            raise LoadError(f"{folder} has no classifier that num_classes could replace")
+        model: CaffeNet = caffe_net(prototxt, empty=pretrained, num_output=changed)
+        layer = card.classifier
+    else:
+        model, layer = build(prototxt, None, num_classes, card.classifier, None, empty=pretrained)
     if pretrained:
         fill(model, _weights(facts, folder), set() if num_classes is None else keys_of(model, layer), str(folder))
     return model, layer
@@ -253,14 +291,31 @@ def _caffe(
 def _inside(folder: Path, name: object, what: str) -> Path:
     """A file of the run folder itself, by a plain name."""
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or Path(name).name != name:
-        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}; it must be the name of a file in the folder")
+        raise LoadError(f"{card_file(folder)}: {what} is {_short(name)}; it must be the name of a file in the folder")
     path = folder / name
     try:
+        if path.is_symlink() and card_file(folder).name == "config.json" and not _leads_inside(path, folder):
+            raise LoadError(f"{path} is a link that leads out of the folder; put the file itself there")
         if path.is_file():
             return path
     except OSError as error:
-        raise LoadError(f"{folder / 'card.json'}: {what} is {_short(name)}: {error.strerror}") from error
-    raise LoadError(f"{path} is missing: copy it together with card.json, or train again")
+        raise LoadError(f"{card_file(folder)}: {what} is {_short(name)}: {error.strerror}") from error
+    raise LoadError(f"{path} is missing: copy it together with {card_file(folder).name}, or make the folder again")
+
+
+def _proven(facts: Mapping[str, object], path: Path) -> Path:
+    """The file, held against the sha256 that a folder made for the Hub states of it."""
+    stated = facts.get("files")
+    known = stated.get(path.name) if isinstance(stated, dict) else None
+    if known is not None and digests(path, ())["sha256"] != known:
+        raise LoadError(f"{path}: its sha256 is not the one that config.json says: the file was changed or truncated; copy it again")
+    return path
+
+
+def _leads_inside(path: Path, folder: Path) -> bool:
+    """Whether a link stays in its folder, or in the cache of huggingface_hub, whose snapshots are links to ../../blobs."""
+    target, home = path.resolve(), folder.resolve()
+    return target.is_relative_to(home) or (home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs")
 
 
 def _weights(facts: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
@@ -270,16 +325,28 @@ def _weights(facts: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
     path = _inside(folder, facts.get("weights"), "weights")
     known = facts.get("sha256")
     if not isinstance(known, str) or len(known) != 64:
-        raise LoadError(f"{folder / 'card.json'}: sha256 is {_short(known)}; it must be the 64 hexadecimal digits that verify {path.name}")
+        raise LoadError(f"{card_file(folder)}: sha256 is {_short(known)}; it must be the 64 hexadecimal digits that verify {path.name}")
     try:
         found = digests(path, ())["sha256"]
         if found != known.lower():
             raise LoadError(
-                f"{path}: its sha256 is {found}, but card.json says {_short(known)}: the file was changed or truncated; copy it again"
+                f"{path}: its sha256 is {found}, but {card_file(folder).name} says {_short(known)}: the file was changed or truncated;"
+                " copy it again"
             )
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise LoadError(f"{path}: not a safetensors file ({error})") from error
+
+
+def _mean_image(facts: Mapping[str, object], folder: Path, name: str) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _proven(facts, _inside(folder, name, "preprocess.mean"))
+    try:
+        return load_file(path)["mean"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise LoadError(f"{path}: not a mean image ({error})") from error
 
 
 def _short(value: object) -> str:
