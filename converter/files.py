@@ -108,12 +108,26 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        share(temporary)
         if sync:
             flush_to_disk(temporary)
         temporary.replace(path)
     finally:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
+
+
+def share(path: Path) -> None:
+    """Gives a file that a library made for its owner alone (safetensors: 0600) the mode that any new file gets here."""
+    if stat.S_IMODE(path.stat().st_mode) != 0o600:
+        return
+    probe = path.with_name(f"{path.name}.mode")  # the umask can only be asked by setting it, for all threads
+    handle = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        path.chmod(stat.S_IMODE(os.fstat(handle).st_mode))
+    finally:
+        os.close(handle)
+        probe.unlink()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -126,20 +126,25 @@ def unseen_classes(data: Data, rows: Mapping[str, Tensor], split: str) -> list[s
 
 
 def overlaps(data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], unit: str) -> list[str]:
-    """Notes on what is looked at and was trained on, byte for byte; `digests` are those of rows."""
+    """Notes on what is looked at and stands elsewhere in the data, byte for byte; `digests` are those of rows.
+
+    What is reported is held against all other parts, as its figures without copies are; what picks the epoch against train.
+    """
     if "train" not in plan.rows:
         return []
-    known, notes = set(digests(plan.rows["train"])), []
+    notes = []
     for split in plan.looked_at():
-        found = digests(plan.rows[split])
+        reported = split == plan.report
+        known, found = set(digests(plan.others(split, data) if reported else plan.rows["train"])), digests(plan.rows[split])
         count = sum(digest in known for digest in found)
         if found and count == len(found):
             notes.append(
-                f"WARNING: all {count:,} {split} {unit} are training {unit}, byte for byte: the figures say what was learnt by heart,"
-                " not what the net makes of new faces"
+                f"WARNING: all {count:,} {split} {unit} are in train or another part of the data, too, byte for byte: the figures say what"
+                " was learnt by heart, not what the net makes of new faces"
             )
         elif count:
-            notes.append(f"{count:,} of {len(found):,} {split} {unit} are training {unit}, byte for byte: see '{split} without copies'")
+            where = f"other parts of the data; '{split} without copies' leaves them out" if reported else "train"
+            notes.append(f"{count:,} of {len(found):,} {split} {unit} are, byte for byte, also in {where}")
     return notes
 
 

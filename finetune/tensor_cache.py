@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.disk import replacing, writing
+from zoo.disk import saving, writing
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)  # what a file of the cache may raise that is not what was written
 
@@ -31,7 +31,7 @@ def store_tensors(tensors: dict[str, Tensor], about: Mapping[str, object], place
     about = {**about, "content": tensors_sha256(tensors)}
     with writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as temporary:
+        with saving(place) as temporary:
             save_file(tensors, temporary, metadata={kind: json.dumps(about)})
 
 

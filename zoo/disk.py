@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ __all__ = [
     "read_record",
     "refuse_link",
     "replacing",
+    "saving",
     "write_json",
     "writing",
 ]
@@ -65,7 +67,24 @@ def digests_of(source: IO[bytes], algorithms: Iterable[str]) -> dict[str, str]:
 def write_json(path: Path, value: object) -> None:
     """Whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name may hold bytes that are no UTF-8
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[Path]:
+    """replacing(), for torch.save and safetensors: they wrap the disk's refusals in errors of their own, which become the OSError again."""
+    from safetensors import SafetensorError
+
+    with replacing(path) as temporary:
+        try:
+            yield temporary
+        except (SafetensorError, RuntimeError) as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            code = int(number[1]) if number else errno.ENOSPC if "iostream" in str(error) or "inline_container" in str(error) else None
+            if code is None:
+                raise
+            raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_record(path: Path) -> dict[str, object]:

@@ -6,15 +6,19 @@ best.safetensors  card.json       the best weights, and what zoo.load(folder) ne
 last.safetensors                  the weights of the last epoch
 predictions.safetensors           logits of the evaluated images, or clips; these also as predictions.csv
 result.json  report.html          what was measured at the end
-state.pt                          what --resume needs, while the run is not finished
+state.pt                          what --resume needs, while the run is not finished; its last line is the sha256 of what stands before
+
+A process may be killed at any point: what it leaves is either older or newer than the state, and --resume makes both agree.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -29,13 +33,17 @@ from torch import Tensor
 from finetune import renamed
 from finetune.errors import FinetuneError
 from finetune.runs.metrics import read_json
-from zoo.disk import digests, replacing, write_json
+from zoo.disk import BLOCK, digests, replacing, saving, write_json
 
 CARD_FORMAT = 1
 FILES = (
     "config.json", "environment.json", "metrics.jsonl", "best.safetensors", "card.json", "last.safetensors", "net.prototxt",
     "predictions.safetensors", "predictions.csv", "result.json", "report.html", "state.pt",
 )  # fmt: skip
+TEMPORARY = re.compile(r"\.[a-z]+\.[a-z]+\.\d+-[0-9a-f]{8}\.tmp(\.mode)?")  # as replacing() names them
+SEAL = b"\nsha256 "
+# What torch.load raises for bytes that are no state.
+UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
 PACKAGES = ("caffezoo", "torch", "torchvision", "accelerate", "torchmetrics", "safetensors", "numpy")
 NOT_COMPARED = {"command", "started", "data.notes", "config.about", "config.source", "config.input.source"}  # prose
 
@@ -52,15 +60,16 @@ class Run:
         if path.exists() and not path.is_dir():
             raise FinetuneError(f"{path} is a file; --out names a folder")
         held = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        if held and "config.json" not in held:
+        if "config.json" not in held and any(not (name in (*FILES, "tensorboard") or TEMPORARY.fullmatch(name)) for name in held):
             raise FinetuneError(f"{path} is not empty and holds no run; --out names a new folder")
-        if held and not overwrite:
+        if "config.json" in held and not overwrite:
             raise FinetuneError(f"{path} holds a run already; --resume continues it, --overwrite replaces it")
         run = cls(path)
         for name in FILES:  # never the folder as a whole: it may hold other files, too
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
+        run.remove_temporary()
         write_json(path / "environment.json", environment(device))
         write_json(path / "config.json", {**config, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         return run
@@ -76,7 +85,15 @@ class Run:
         ]
         if differences:
             raise FinetuneError("\n".join([f"{path} was begun with other settings; --resume takes the same ones:", *differences]))
-        return cls(path)
+        run = cls(path)
+        run.remove_temporary()
+        return run
+
+    def remove_temporary(self) -> None:
+        """Removes what a process that was killed had begun to write."""
+        for entry in self.path.iterdir():
+            if TEMPORARY.fullmatch(entry.name) and not entry.is_dir():
+                entry.unlink(missing_ok=True)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -92,19 +109,25 @@ class Run:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def keep_lines(self, count: int) -> None:
-        """Drops what metrics.jsonl has beyond `count` lines: epochs after the state that is resumed."""
+        """Drops what metrics.jsonl has beyond `count` epochs: those after the state that is resumed, and half a line.
+
+        Raises FinetuneError where one of the epochs is missing.
+        """
         path = self / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        if len(lines) < count:
-            raise FinetuneError(f"{path}: {len(lines)} epochs where the saved state has {count}; start anew with --overwrite")
-        with replacing(path) as temporary:
-            temporary.write_text("".join(lines[:count]), encoding="utf-8")
+        content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        lines = {epoch: line for line in content.splitlines(keepends=True) if (epoch := epoch_of(line)) is not None}
+        if missing := [epoch for epoch in range(1, count + 1) if epoch not in lines]:
+            raise FinetuneError(f"{path}: no line of epoch {missing[0]}, but the saved state has {count}; start anew with --overwrite")
+        kept = "".join(lines[epoch] for epoch in range(1, count + 1))
+        if kept != content:
+            with replacing(path) as temporary:
+                temporary.write_text(kept, encoding="utf-8")
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         """Writes a safetensors file; the tensors may lie on any device."""
         from safetensors.torch import save_file
 
-        with replacing(self / name) as temporary:
+        with saving(self / name) as temporary:
             save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
 
     def save_text(self, name: str, text: str) -> None:
@@ -112,23 +135,36 @@ class Run:
             temporary.write_text(text, encoding="utf-8")
 
     def load_tensors(self, name: str) -> dict[str, Tensor]:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self / name)
+        try:
+            return load_file(self / name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise FinetuneError(f"{self / name}: missing or not whole ({error}); start anew with --overwrite") from error
 
     def save_state(self, state: Mapping[str, object]) -> None:
-        with replacing(self / "state.pt") as temporary:
+        with saving(self / "state.pt") as temporary:
             torch.save(dict(state), temporary)
+            ending = SEAL + digests(temporary, ())["sha256"].encode()
+            with temporary.open("ab") as stream:
+                stream.write(ending)
 
     def load_state(self) -> dict[str, Any] | None:
-        """What save_state() wrote last, on the CPU, or None. Nothing but tensors and plain values is read from the file."""
+        """What save_state() wrote last, on the CPU, or None. Nothing but tensors and plain values is read from the file.
+
+        Raises FinetuneError where a bit of it is not what was written. States of older releases have no hash.
+        """
         path = self / "state.pt"
         if not path.is_file():
             return None
+        check_seal(path)
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise FinetuneError(f"{path}: no saved state ({str(error).splitlines()[0][:200]}); start anew with --overwrite") from error
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            raise FinetuneError(f"{path}: no saved state ({first_line(error)}); start anew with --overwrite") from error
+        if not isinstance(state, dict):
+            raise FinetuneError(f"{path}: no saved state, but a {type(state).__name__}; start anew with --overwrite")
         return state
 
     def write_card(self, card: Mapping[str, object], weights: str = "best.safetensors") -> None:
@@ -137,7 +173,45 @@ class Run:
 
     def finish(self, result: Mapping[str, object]) -> None:
         write_json(self / "result.json", result)
+        self.remove_state()
+
+    def remove_state(self) -> None:
         (self / "state.pt").unlink(missing_ok=True)
+
+
+def epoch_of(line: str) -> int | None:
+    """The epoch of a whole line of metrics.jsonl; None for half a line."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    epoch = values.get("epoch") if isinstance(values, dict) and line.endswith("\n") else None
+    return epoch if isinstance(epoch, int) else None
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def check_seal(path: Path) -> None:
+    """Raises FinetuneError unless the sha256 at the end of a state is that of what stands before; one without is an older release's."""
+    length = len(SEAL) + 64
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - length))
+        ending = stream.read()
+        if SEAL not in ending:
+            return
+        stream.seek(0)
+        digest, left = hashlib.sha256(), size - length
+        while left and (block := stream.read(min(left, BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    if ending.removeprefix(SEAL) != digest.hexdigest().encode():
+        raise FinetuneError(
+            f"{path}: not what was saved, by its own sha256: the disk or a copy has changed it. Copy it again, or start anew with"
+            " --overwrite"
+        )
 
 
 def compared(old: object, new: object, name: str = "") -> Iterator[tuple[str, object, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import statistics
 import time
@@ -27,7 +28,6 @@ from finetune.train.loop import Progress, Trainer
 from finetune.train.task import Task
 from zoo import Preprocess
 from zoo.cards.record import Crop
-from zoo.errors import printable
 from zoo.terminal import say
 
 PROTOTXT = "net.prototxt"  # the file of a run that holds the structure of a converted net
@@ -160,15 +160,35 @@ class Job(ABC, Generic[RecipeT, DataT]):
 
     def run(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raises FinetuneError or ZooError, before anything is trained where it can, and Stopped after a signal."""
-        if resume and (self.out / "result.json").is_file():
-            Run.resume(self.out, self.config())
-            self.accelerator.print(printable(f"{self.out} is finished: {self.out / 'report.html'}"))
-            return
+        try:
+            if resume and (self.out / "result.json").is_file():
+                self.complete()
+            else:
+                self.train(resume=resume, overwrite=overwrite)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise FinetuneError(
+                f"{self.out}: the disk is full, or a file is larger than allowed ({error.strerror}). Free some space and run the same"
+                " command with --resume: it goes on from the last state that was saved"
+            ) from error
+
+    def complete(self) -> None:
+        """What a finished run may lack that was killed after its result was written."""
+        if self.accelerator.is_main_process:
+            folder = Run.resume(self.out, self.config())
+            folder.remove_state()
+            if not (self.out / "report.html").is_file():
+                write_report(self.out, self.pictures(self.plan.rows[self.plan.report]))
+        self.accelerator.print(f"{self.out} is finished: {self.out / 'report.html'}")
+
+    def train(self, *, resume: bool, overwrite: bool) -> None:
+        """From the initial weights, or the saved state, to the report."""
         began = time.monotonic()
         with self.accelerator.main_process_first():
             start = self.start()
         folder = self.open_folder(resume=resume, overwrite=overwrite)
-        self.accelerator.print(printable(self.headline(start.model), "\n"))
+        self.accelerator.print(self.headline(start.model))
 
         task, training = self.task(start.model), self.recipe.training
         trainer = Trainer(start.model, task, training, self.accelerator, folder, select=self.plan.select, through=self.trained, began=began)

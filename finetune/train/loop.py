@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from finetune.config import Training
 from finetune.errors import FinetuneError, Stopped
-from finetune.runs.folder import Run
+from finetune.runs.folder import Run, first_line
 from finetune.train.frozen import freeze
 from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
 from finetune.train.optim import classifier_of, embedding_width, optimizer_for, set_rates
@@ -35,7 +35,8 @@ from finetune.train.task import Task, laid_out, predictor, smaller
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs
+SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs; less where saving is cheap
+SAVING_SHARE = 0.02  # of the time may go into saving
 ASK_EVERY = 16  # steps between asking the other processes whether one has to stop
 Weights = tuple[Tensor, ...] | list[Tensor]
 Line = dict[str, float | None]  # a line of metrics.jsonl
@@ -119,13 +120,16 @@ class Trainer:
         if resume:
             self.restore()
         self.board = None if self.run is None else board(self.run, self.progress.epoch)
-        saved = time.monotonic()
+        saved, pause = 0.0, 0.0
         with stop_requested() as stop:
             while self.progress.epoch < self.training.epochs:
                 self.epoch(stop)
-                if self.progress.epoch < self.training.epochs and time.monotonic() - saved > SAVE_EVERY:
+                last = self.progress.epoch == self.training.epochs  # what follows may be killed, too: no epoch is trained again
+                if self.agreed(last or time.monotonic() - saved > pause):
+                    before = time.monotonic()
                     self.save()
                     saved = time.monotonic()
+                    pause = min(SAVE_EVERY, (saved - before) / SAVING_SHARE)
         self.count_time()
         return self.progress
 
@@ -284,11 +288,15 @@ class Trainer:
         if self.progress.epoch == self.training.epochs:
             run.save_tensors("last.safetensors", self.model.state_dict())
         tqdm.write(sentence(line, self.select))
-        if self.board is not None:
-            for name, value in line.items():
-                if name not in ("epoch", "step") and value is not None:
-                    self.board.add_scalar(name, value, self.progress.epoch)
-            self.board.flush()
+        try:
+            if self.board is not None:
+                for name, value in line.items():
+                    if name not in ("epoch", "step") and value is not None:
+                        self.board.add_scalar(name, value, self.progress.epoch)
+                self.board.flush()
+        except OSError as error:
+            self.board = None
+            tqdm.write(f"note: {run / 'tensorboard'} cannot be written ({error.strerror or error}); going on without it")
 
     def candidates(self) -> list[tuple[str, nn.Module]]:
         """The nets that may be kept, by name."""
@@ -326,13 +334,21 @@ class Trainer:
 
     def restore(self) -> None:
         [state] = broadcast_object_list([None if self.run is None else self.run.load_state()])
-        if state is None:
-            return
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.progress = Progress(**state["progress"])
+        if state is not None:
+            try:
+                for name, part in self.parts().items():
+                    part.load_state_dict(state[name])
+                self.progress = Progress(**state["progress"])
+            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise FinetuneError(
+                    f"the saved state is not of this net and recipe ({first_line(error)}); --overwrite starts anew"
+                ) from error
         if self.run is not None:
             self.run.keep_lines(self.progress.epoch)
+
+    def agreed(self, wish: bool) -> bool:
+        """What the first process wishes: the others' clocks differ."""
+        return bool(broadcast_object_list([wish])[0])
 
     def stop_signal(self, stop: StopSignal, step: int) -> int:
         """The signal that any process got, or 0. They have to agree, so with several of them it is asked now and then."""
