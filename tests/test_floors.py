@@ -53,8 +53,9 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "pictures": {"errors"},
         "files": {"cards", "disk", "errors"},
         "models": {"cards", "disk", "errors", "files", "pictures"},
+        "foreign": {"cards", "disk", "errors", "files", "models", "terminal"},
         "embedding": {"cards", "disk", "errors", "files", "models", "pictures"},
-        "cli": {"cards", "disk", "embedding", "errors", "files", "models", "pictures", "terminal"},
+        "cli": {"cards", "disk", "embedding", "errors", "files", "foreign", "models", "pictures", "terminal"},
     },
     "finetune": {
         "config": set(),

@@ -9,10 +9,11 @@ zoo.save_caffe(model, prototxt, caffemodel) goes back.
 
 from converter.preprocess import Preprocess
 from zoo.cards.record import LocalCard
-from zoo.cards.registry import card_of as info
 from zoo.cards.registry import list_models
 from zoo.errors import ZooError
-from zoo.files.fetch import add, clean, fetch, verify
+from zoo.files.copies import info
+from zoo.files.fetch import clean, fetch, verify
+from zoo.foreign.adding import add
 from zoo.models.caffe import load_caffe
 from zoo.models.export import save_caffe
 from zoo.models.named import load

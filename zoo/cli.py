@@ -20,8 +20,9 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
 from zoo.errors import CacheError, PictureError, ZooError
-from zoo.files import parts, store
-from zoo.files.fetch import add, clean, fetch, verify
+from zoo.files import copies, parts, store
+from zoo.files.fetch import clean, fetch, verify
+from zoo.foreign.adding import add
 from zoo.terminal import Parser, missing, notes, require, say
 
 
@@ -84,7 +85,7 @@ def _list(options: argparse.Namespace) -> Answer:
 
 
 def _info(options: argparse.Namespace) -> Answer:
-    card = registry.card_of(options.name)
+    card = copies.info(options.name)
     value = dataclasses.asdict(card)
     lines = [f"{card.name}: {card.title}", ""]
     facts = {
@@ -102,6 +103,7 @@ def _info(options: argparse.Namespace) -> Answer:
         "notes": card.notes,
         "limits": f"\n{' ' * 17}".join(card.limits),
         "state": _state(card),
+        "weights": card.origin,
     }
     lines += [f"  {key + ':':15}{text}" for key, text in facts.items() if text]
     for file in card.files:
@@ -127,14 +129,26 @@ def _fetch(options: argparse.Namespace) -> Answer:
 
 
 def _add(options: argparse.Namespace) -> Answer:
-    files = add(options.name, options.path, accept_terms=options.accept_terms, allow_unverified=options.allow_unverified)
-    return _paths(files)
+    files = add(
+        options.name,
+        options.path,
+        accept_terms=options.accept_terms,
+        allow_unverified=options.allow_unverified,
+        channels=options.channels,
+    )
+    value, text, status = _paths(files)
+    if copies.COPY.name in files and (receipt := store.receipt_of(files[copies.COPY.name])) is not None:
+        value |= {"origin": receipt.origin, "proof": receipt.proof}
+        text = f"{text}\n  unverified: {receipt.origin}\n  {receipt.proof}"
+    return value, text, status
 
 
 def _verify(options: argparse.Namespace) -> Answer:
     findings = verify(options.name)
     needed = {file.name for file in registry.card_of(options.name).files if file.needed}
     rows = [dataclasses.asdict(finding) for finding in findings]
+    stands_in = copies.COPY.name in {each.file for each in findings if each.state == "pinned"}
+    needed = set() if stands_in else needed
     bad = any(each.state == "wrong" or (each.state == "missing" and each.file in needed) for each in findings)
     return rows, _table(["file", "state", "detail"], rows), int(bad)
 
@@ -202,7 +216,7 @@ def _model(options: argparse.Namespace) -> Any:
     if is_run(options.name):
         return load(Path(options.name))
     card = registry.card_of(options.name)
-    if _state(card) not in ("cached", "in the package"):
+    if _state(card) not in ("cached", "a copy", "in the package"):
         raise PictureError(f"{card.name} is not in the cache; fetch it first: caffe-zoo fetch {card.name}")
     return load(card.name)
 
@@ -226,6 +240,8 @@ def _state(card: Card) -> str:
     try:
         if all(store.cached(place, file) for file in needed):
             return "cached"
+        if copies.copy_of(card) is not None:
+            return "a copy"
     except CacheError:  # which the other commands explain
         return "a link: refused"
     if any(path.suffix == ".part" for path in parts.leftovers(place)):
@@ -308,7 +324,8 @@ def _parser() -> Parser:
     command("verify", _verify, "check the cached files against the published checksums").add_argument("name")
     adding = command("add", _add, "copy a file from disk into the cache, after the same checks", consent)
     adding.add_argument("name")
-    adding.add_argument("path", help="the authors' archive, or one of the model's files")
+    adding.add_argument("path", help="the authors' archive, one of the model's files, or a copy converted to PyTorch or Keras")
+    adding.add_argument("--channels", choices=("RGB", "BGR"), help="of such a copy: how its first layer takes the image, if not as known")
     exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net or for the Hugging Face Hub")
     exporting.add_argument("name", help="a model, or the folder of a finetuning run")
     exporting.add_argument("-o", "--output", type=Path, metavar="NET.caffemodel", help="the weights of a Caffe net")

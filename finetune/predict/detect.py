@@ -16,7 +16,7 @@ from finetune.extras import to_install
 from finetune.video import faces
 from finetune.video.faces import Face
 from zoo.cards import registry
-from zoo.files import store
+from zoo.files import copies, store
 
 Name = Literal["mtcnn", "opencv_cascade", "none"]
 CASCADE = "haarcascade_frontalface_default.xml"
@@ -80,7 +80,11 @@ def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
 def is_fetched(name: str) -> bool:
     """Whether all files of a model are in the cache, so that loading it asks nobody."""
     card = registry.card_of(name)
-    return card.folder is not None or all(store.cached(store.folder(card), file) for file in card.files if file.needed)
+    return (
+        card.folder is not None
+        or copies.copy_of(card) is not None
+        or all(store.cached(store.folder(card), file) for file in card.files if file.needed)
+    )
 
 
 def _mtcnn(device: str, min_score: float) -> faces.Detect:

@@ -207,7 +207,9 @@ def _vggface2(kind: str, title: str, outputs: str) -> Card:
         ),
         crop=Crop(0.15, source="the archive's README: MTCNN's box extended by a factor of 0.3"),
         parameters=None,
-        notes="The authors' links are dead and no checksum has been published: if you have the archive, zoo.add takes it.",
+        structure=f"vggface2_{kind.partition('_')[0]}.prototxt" if kind.endswith(("_ft", "_scratch")) else "",
+        notes="The authors' links are dead and no checksum has been published: if you have the archive, zoo.add takes it."
+        " The 8631-way nets are also taken in the forms of pytorch-mcn and keras-vggface (docs/zoo.md).",
     )
 
 

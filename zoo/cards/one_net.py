@@ -27,6 +27,7 @@ def one_net(
     crop: Crop | None = None,
     threshold: Threshold | None = None,
     notes: str = "",
+    structure: str = "",
 ) -> Card:
     """`prototxt` is a file of zoo/prototxt, <name>.prototxt without it, or one of `extra_files`, which come with the weights."""
     return Card(
@@ -48,4 +49,5 @@ def one_net(
         crop=crop,
         threshold=threshold,
         notes=notes,
+        structure=structure,
     )

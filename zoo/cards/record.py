@@ -122,6 +122,8 @@ class Card:
     training: str = ""  # of such a model: the data, the protocol, the command
     scores: Mapping[str, float] = field(default_factory=dict)  # accuracy, 0..1
     limits: tuple[str, ...] = ()  # what it is not for, and why
+    structure: str = ""  # a file of zoo/prototxt for converted copies, where the authors' prototxt comes with their weights only
+    origin: str = ""  # where the weights come from, where they are a converted copy's and not the authors'; "unverified: ..."
 
 
 @dataclass(frozen=True)

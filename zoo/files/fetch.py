@@ -21,7 +21,7 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Archive, Card, Checksum, File, Mirror
 from zoo.errors import FetchError, Offline, ProofError, Unverified
-from zoo.files import archive, converted, parts, store
+from zoo.files import archive, converted, copies, parts, store
 from zoo.files.http import Job, Limits, MirrorFailed, download
 from zoo.files.lock import lock
 from zoo.files.unpacked import pieces
@@ -204,6 +204,8 @@ def verify(name: str) -> list[Finding]:
             continue
         state: Literal["proven", "pinned"] = "pinned" if receipt and receipt.pinned else "proven"
         findings.append(Finding(file.name, state, "; ".join(f"{each.algorithm}: {each.source}" for each in known)))
+    if (held := copies.check(card)) is not None:
+        findings.append(Finding(copies.COPY.name, "pinned" if held[1] else "wrong", held[0]))
     return findings + [_converted(name, path) for path in converted.files_of(card)]
 
 

@@ -105,11 +105,12 @@ def checksums_of(place: Path, file: File) -> tuple[Checksum, ...]:
     return file.checksums
 
 
-def install(temporary: Path, place: Path, file: File, origin: str, archive_proof: str = "") -> Path:
+def install(temporary: Path, place: Path, file: File, origin: str, archive_proof: str = "", unverified: str = "") -> Path:
     """Proves the bytes at `temporary` and gives them their name in the cache. Raises ProofError or CacheError.
 
     `temporary` is a file that this process made and that nobody else has open: what is proven stays as it is. `archive_proof`
-    names the checksum that proved the archive the file was taken from.
+    names the checksum that proved the archive the file was taken from; `unverified` is what to say of a file that nothing published
+    can prove.
     """
     known, path = checksums_of(place, file), place / file.name
     with opened(temporary, follow=False) as source:
@@ -121,7 +122,7 @@ def install(temporary: Path, place: Path, file: File, origin: str, archive_proof
         pinned = not file.checksums and not archive_proof
         if pinned and (found := _what_it_is(temporary)):
             raise ProofError(f"{file.name}: this is not the file{found}")
-        receipt = Receipt(size, sha256, proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
+        receipt = Receipt(size, sha256, unverified or proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
         with writing(place):
             os.fsync(source.fileno())
             # The receipt goes first: a file must never stand under its name without one.

@@ -17,7 +17,7 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card, LocalCard, Network
 from zoo.errors import LoadError
-from zoo.files import converted, store
+from zoo.files import converted, copies, store
 from zoo.files.fetch import fetch
 from zoo.files.hub import fetch_hub, is_hub
 from zoo.models.model import check_classes, finished
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from converter import CaffeNet
     from zoo.models.model import Model
 
 PROTOTXTS = Path(__file__).parents[1] / "prototxt"
@@ -75,7 +76,11 @@ def load(
         return load_run(Path(name), pretrained=pretrained, num_classes=num_classes, device=device, dtype=dtype)
     card = registry.card_of(str(name))
     preprocess = card.preprocess
-    if pretrained:
+    if pretrained and (copy := copies.copy_of(card)) is not None:
+        store.accept_terms(card, accept_terms)
+        card = copies.with_origin(card)
+        model = _with_copy(card, copy, num_classes)
+    elif pretrained:
         files = fetch(card.name, accept_terms=accept_terms, allow_unverified=allow_unverified, allow_unverified_http=allow_unverified_http)
         model = _with_weights(card, files, num_classes)
         if isinstance(card.preprocess.mean, str):
@@ -126,6 +131,36 @@ def _with_weights(card: Card, files: Mapping[str, Path], num_classes: int | None
     return model
 
 
+def copy_structure(card: Card, num_output: Mapping[str, int] | None = None) -> CaffeNet:
+    """The Caffe net of a model whose weights are a converted copy's, on the meta device."""
+    return caffe_net(PROTOTXTS / (card.structure or card.networks[0].prototxt), empty=True, num_output=num_output)
+
+
+def _with_copy(card: Card, copy: Path, num_classes: int | None) -> nn.Module:
+    """The model with the values of a converted copy: the Caffe net's, under the names that the model has for them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(copy)
+    except (OSError, SafetensorError) as error:
+        raise LoadError(f"{copy} was damaged ({error}); caffe-zoo clean --all {card.name} removes it") from error
+    if card.architecture is not None:
+        model = _structure(card, num_classes, empty=True)
+        fresh = set() if num_classes is None else keys_of(model, None)
+        fill(model, _named(card, card.networks[0], state, _structure(card, None, empty=True)), fresh, card.name)
+        return model
+    last = "classifier"  # of VGGFace2's nets, as their structure here has it
+    model = copy_structure(card, None if num_classes is None else {last: num_classes})
+    fresh = {key for key in model.state_dict() if key.startswith(f"{last}.")}
+    if num_classes is None and not fresh <= state.keys():
+        raise LoadError(
+            f"{card.name}: the copy in the cache has no {last} (keras-vggface's notop); num_classes= gives it a new one, to be trained"
+        )
+    fill(model, state, fresh if num_classes is not None else (), card.name)
+    return model
+
+
 def _structure(card: Card, num_classes: int | None, empty: bool = False) -> nn.Module:
     """The net with weights drawn anew; `empty`: on the meta device, without memory for any."""
     import torch
@@ -158,17 +193,22 @@ def _convert(card: Card, files: Mapping[str, Path]) -> dict[str, Tensor]:
         if target is None:
             state |= caffe_state
             continue
-        from architectures import from_caffe_state
-
-        part: Any = target.get_submodule(network.submodule)
-        adjusted = part.adjust_caffe_state(caffe_state) if isinstance(part, Adjusted) else caffe_state
-        prefix = f"{network.submodule}." if network.submodule else ""
-        try:
-            renamed = from_caffe_state(part.FROM_CAFFE, adjusted, part.state_dict())
-        except ValueError as error:
-            raise LoadError(f"{card.name}, {network.weights}: {error}") from error
-        state |= {prefix + key: value for key, value in renamed.items()}
+        state |= _named(card, network, caffe_state, target)
     return {key: value.detach().contiguous() for key, value in state.items()}
+
+
+def _named(card: Card, network: Network, caffe_state: Mapping[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
+    """A Caffe net's weights under the names of the architecture that they are for."""
+    from architectures import from_caffe_state
+
+    part: Any = target.get_submodule(network.submodule)
+    adjusted = part.adjust_caffe_state(caffe_state) if isinstance(part, Adjusted) else caffe_state
+    prefix = f"{network.submodule}." if network.submodule else ""
+    try:
+        renamed = from_caffe_state(part.FROM_CAFFE, adjusted, part.state_dict())
+    except ValueError as error:
+        raise LoadError(f"{card.name}, {network.weights}: {error}") from error
+    return {prefix + key: value for key, value in renamed.items()}
 
 
 def _converted_path(card: Card, files: Mapping[str, Path]) -> Path:

@@ -107,7 +107,11 @@ def test_networks_name_files_that_there_are(card: Card) -> None:
 
 
 def test_every_prototxt_belongs_to_a_card_or_an_architecture_without_one() -> None:
-    used = {network.prototxt for card in CARDS for network in card.networks} | set(WITHOUT_A_CARD.values())
+    used = (
+        {network.prototxt for card in CARDS for network in card.networks}
+        | {card.structure for card in CARDS}
+        | set(WITHOUT_A_CARD.values())
+    )
     assert {path.name for path in PROTOTXTS.iterdir()} <= used
 
 
