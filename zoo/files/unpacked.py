@@ -150,7 +150,7 @@ class LimitedFile:
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self.file, self.most = file, most
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.tell, self.close = file.tell, file.close
 
     def read(self, count: int = -1) -> bytes:
         if count > self.most:
@@ -159,6 +159,11 @@ class LimitedFile:
         if len(data) > self.most:
             raise ProofError("the archive's directory is longer than any model's: refused")
         return data
+
+    def seek(self, target: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET and not 0 <= target < 1 << 62:
+            raise ValueError("an entry lies outside of the archive")
+        return self.file.seek(target, whence)
 
     def seekable(self) -> bool:
         return True
