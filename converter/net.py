@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from converter.memory import check_activations, peak
 from converter.program import Program
 from converter.read.schema import text_of
 from converter.write.facts import facts_of
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from converter.preprocess import Preprocess
+
+
+UNCHECKED = 256 << 20  # bytes of activations that any machine has
 
 
 class CaffeNet(nn.Module):
@@ -49,6 +54,7 @@ class CaffeNet(nn.Module):
         notes: Sequence[str] = (),
         changes: Sequence[str] = (),
         message: bytes = b"",
+        sizes: Sequence[int] = (),
     ):
         super().__init__()
         for key, module in modules.items():
@@ -60,6 +66,8 @@ class CaffeNet(nn.Module):
         self.preprocess, self.notes, self.changes = preprocess, tuple(notes), tuple(changes)
         self._message = message
         self._calls = {self.outputs: program.needed(self.outputs)}
+        self._sizes = tuple(sizes)  # how many values each version of a blob has at the stated shapes; unknown where it is empty
+        self._peaks: dict[tuple[str, ...], int] = {}
 
     @property
     def blobs(self) -> tuple[str, ...]:
@@ -72,6 +80,7 @@ class CaffeNet(nn.Module):
         Raises:
             TypeError: another number of tensors than of inputs.
             KeyError: a blob that the net does not have.
+            MemoryShortError: the activations need more memory than there is; nothing has been computed.
         """
         if len(tensors) != len(self.inputs):
             raise TypeError(f"the net takes {len(self.inputs)} tensors ({', '.join(self.inputs)}), not {len(tensors)}")
@@ -79,6 +88,9 @@ class CaffeNet(nn.Module):
         calls = self._calls.get(wanted)
         if calls is None:
             calls = self._calls[wanted] = self.program.needed(wanted)
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if self._sizes and not tracing and type(tensors[0]) is Tensor:
+            self.check_memory([tensor.numel() for tensor in tensors], wanted, tensors[0])
         versions = self.program.blobs
         values: dict[int, Tensor] = dict(zip(self.program.inputs.values(), tensors, strict=True))
         modules = self._modules
@@ -93,6 +105,18 @@ class CaffeNet(nn.Module):
         if blobs is None and len(wanted) == 1:
             return values[versions[wanted[0]]]
         return {name: values[versions[name]] for name in wanted}
+
+    def check_memory(self, counts: Sequence[int], wanted: Sequence[str], like: Tensor) -> None:
+        """Raises MemoryShortError where inputs of so many values would need more memory than there is. Counted are the blobs that live at
+        one time at the stated shapes, more or fewer as the inputs have more or fewer values; on a GPU its own allocator tells."""
+        names = tuple(wanted)
+        if names not in self._peaks:
+            inputs = {version: self._sizes[version] for version in self.program.inputs.values()}
+            self._peaks[names] = peak(self.program.needed(names), self._sizes, inputs)
+        stated = sum(self._sizes[version] for version in self.program.inputs.values())
+        need = self._peaks[names] * like.element_size() * sum(counts) / max(stated, 1)
+        if need > UNCHECKED and like.device.type == "cpu":
+            check_activations(need, f"the net {self.name!r}" if self.name else "the net")
 
     def to_fx(self) -> GraphModule:
         """The net as a torch.fx GraphModule with the same children and state dict; several outputs are a dict, as here."""

@@ -6,6 +6,7 @@ OpenCV 5 dropped its Caffe importer; the extra `verify` asks for the last releas
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def verify(net: CaffeNet, prototxt: Path, weights: Path, seed: int = 0) -> list[
     import numpy
     import torch
 
+    net.check_memory([math.prod(net.input_shapes[name]) for name in net.inputs], net.outputs, torch.empty(0))
     random = numpy.random.default_rng(seed)
     inputs = {name: random.standard_normal(shape, "f4") for name, shape in net.input_shapes.items()}
     with torch.inference_mode():

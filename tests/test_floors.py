@@ -32,8 +32,9 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "write.carried": set(),
         "write.facts": {"preprocess", "program"},
         "write.source": {"errors", "files", "layers", "preprocess", "program", "write.carried"},  # what a net itself offers: to_source()
-        "net": {"preprocess", "program", "read", "write.facts", "write.source"},
-        "build": {"errors", "layers", "net", "preprocess", "program", "read"},
+        "memory": {"errors", "program"},
+        "net": {"memory", "preprocess", "program", "read", "write.facts", "write.source"},
+        "build": {"errors", "layers", "memory", "net", "preprocess", "program", "read"},
         "verify": {"errors", "net"},
         "conversion": {"build", "errors", "files", "net", "preprocess", "read"},
         "table": {"build", "errors", "read"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,15 @@ from converter.build.deploy import deploy_message
 from converter.build.fillers import fill
 from converter.build.matching import Plan, changed, tensor_of
 from converter.errors import GraphError
+from converter.memory import VARIABLE, available, shown_size
 from converter.net import CaffeNet
 from converter.program import Step
 
 if TYPE_CHECKING:
     from converter.build.graph import Graph
+
+
+LARGE = 1 << 30  # bytes of parameters that are compared with the memory
 
 
 def check_size(graph: Graph) -> None:
@@ -24,11 +29,11 @@ def check_size(graph: Graph) -> None:
     for module in graph.modules.values():
         for tensor in (*module.parameters(), *module.buffers()):
             seen[id(tensor)] = tensor.numel() * tensor.element_size()
-    need, have = sum(seen.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > have:
+    need = sum(seen.values())
+    if need > LARGE and need > (have := min(available(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))):
         raise GraphError(
-            f"{graph.where}: the net has {need / 2**30:,.0f} GiB of parameters, more than this machine's {have / 2**30:,.0f} GiB"
-            " of memory; look for a num_output or input shape that is too large."
+            f"{graph.where}: the net has {shown_size(need)} of parameters, and {shown_size(have)} of memory are available; look for a"
+            f" num_output or input shape that is too large, or set {VARIABLE} where this is wrong."
         )
 
 
@@ -43,6 +48,7 @@ def assemble(graph: Graph) -> CaffeNet:
         notes=graph.notes,
         changes=graph.changes,
         message=deploy_message(graph),
+        sizes=[math.prod(shape) for shape in graph.shapes] if len(graph.shapes) == len(graph.versions) else (),
     )
     return net.eval()
 

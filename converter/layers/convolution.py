@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from converter.layers.module import CaffeModule, aligned, constructor_arguments
 from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
+MOST_SLICES = 1_000  # of a kernel's axes before the last three, each of which is a convolution of its own
 _IGNORED = {
     **ENGINE,
     "force_nd_im2col": "chooses an implementation, not a result",
@@ -141,6 +143,8 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
     x = bottoms[0]
     axis, kernel, stride, pad, dilation = _geometry(p, x)
     channels, outputs, groups = x.shape[axis], p.num_output, p.group
+    if (slices := math.prod(kernel[:-3])) > MOST_SLICES:
+        raise ValueError(f"a kernel over {len(kernel)} spatial axes is a sum of {slices:,} slices, more than any net has ({MOST_SLICES:,})")
     if outputs < 1 or groups < 1 or channels % groups or outputs % groups:
         raise ValueError(f"{channels} channels and num_output {outputs} do not both divide by group {groups}")
     if any(other.shape != x.shape for other in bottoms):
