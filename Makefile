@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo check quick test lint schema clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m finetune.demo demo-out
+	@$(BIN)/python -m finetune.demo demo-out
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

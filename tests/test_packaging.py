@@ -115,7 +115,7 @@ def test_the_demo_passes_where_only_the_distribution_is_installed(built: Path, k
     for command in ("convert-caffe", "caffe-zoo"):
         assert run(python.parent / command, "--version") == f"caffezoo {converter.__version__}\n"
     assert "the face of an astronaut: happy" in run(python, "-m", "finetune.demo", "out")
-    assert (tmp_path / "out" / "astronaut.jpg").is_file()
+    assert (tmp_path / "out" / "astronaut_annotated.jpg").is_file()
 
 
 def install(distribution: Path, place: Path) -> Path:

@@ -24,6 +24,7 @@ NOT_RUN = {
     r"pip install pre-commit": "a tool of the maintainers'",
     r"(\.venv/bin/)?python -m pytest": "the tests are what runs here",
     r"(\.venv/bin/)?python benchmarks/": "minutes to days, on data that nobody may hand on; the benchmarks' own tests run what can be",
+    r"hf ": "hands files to a service that asks who you are",
     r".*finetune\.predict .*--camera": "there is no camera; tests/finetune/predict has one that is drawn",
 }
 # Python blocks that are no programs, by page.
@@ -49,9 +50,9 @@ def test_what_a_page_says_to_type_works(page: str, shell: Shell) -> None:
     """A command within a sentence only has to be understood: its files may not be there, and its names be placeholders."""
     for piece in pieces(page):
         try:
-            if piece.kind != "python":
+            if piece.kind in ("command", "inline"):
                 shell.line(piece.text)
-            elif page not in PARTS:
+            elif piece.kind == "python" and page not in PARTS:
                 shell.block(piece.text)
         except NotRun:
             continue
@@ -78,6 +79,11 @@ def test_nothing_is_excused_that_no_page_says() -> None:
     assert [page for page in PARTS if not any(piece.page == page and piece.kind == "python" for piece in said)] == []
 
 
+def test_commands_stand_in_console_blocks() -> None:
+    """A line a command, behind "$ ", what is said of it behind "#": so that it can be typed, and is found here."""
+    assert [str(piece) for page in PAGES for piece in pieces(page) if piece.kind == "misplaced"] == []
+
+
 def test_every_link_of_a_page_leads_somewhere() -> None:
     wrong = []
     for page in PAGES:
@@ -87,6 +93,11 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
             if not re.match(r"https?://", path) and not ((ROOT / page).parent / path).exists():
                 wrong.append(f"{page}: {path}")
     assert wrong == []
+
+
+def test_every_page_stands_in_the_list_of_pages() -> None:
+    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES if page.startswith("docs/") and page != "docs/README.md" and f"]({page[5:]})" not in listed] == []
 
 
 def test_the_readme_names_the_environment_in_every_command() -> None:

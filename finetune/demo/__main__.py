@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,11 +37,13 @@ def demo(folder: Path, verbose: bool) -> None:
     state = folder / f"{NET}.safetensors"
     card = zoo.info(NET)
     assert card.folder is not None
-    prototxt, caffemodel = card.folder / f"{NET}.prototxt", card.folder / f"{NET}.caffemodel"
+    # What comes with the package is copied, so that the commands that follow can be typed with it.
+    files = (card.folder / f"{NET}.prototxt", card.folder / f"{NET}.caffemodel", PICTURE)
+    prototxt, caffemodel, picture = (Path(shutil.copyfile(file, folder / file.name)) for file in files)
     if verbose:
         print(_convert_caffe(verbose, prototxt), end="\n\n")
     _convert_caffe(verbose, prototxt, caffemodel, "-o", state)
-    print(f"Converted  {caffemodel.name}, a Caffe net of {card.parameters:,} parameters, into PyTorch's {state}", flush=True)
+    print(f"Converted  {caffemodel}, a Caffe net of {card.parameters:,} parameters, into PyTorch's {state}", flush=True)
 
     made_by, pictures, difference = compare(prototxt, state, card)
     if difference > MOST:
@@ -51,10 +54,10 @@ def demo(folder: Path, verbose: bool) -> None:
     same = f"the same outputs for {pictures} pictures (relative difference {difference:.0e})"
     print(f"Compared   with {made_by}, which ran the Caffe files: {same}", flush=True)
 
-    annotated, words = read_face(folder)
+    annotated, words = read_face(picture)
     print(f"Read       the face of an astronaut: {words}; see {annotated}\n")
     print(EXPRESSION_NOTE)
-    print(f"\nNext, a picture of yours:\n  {python()} -m finetune.predict {NET} PHOTO.jpg --annotate {_quoted(folder)}")
+    print(f"\nNext, a picture of yours:\n  {python()} -m finetune.predict {NET} PHOTO.jpg --annotate {_quoted(folder / 'annotated')}")
 
 
 def _convert_caffe(verbose: bool, *arguments: Path | str) -> str:
@@ -85,8 +88,8 @@ def compare(prototxt: Path, state: Path, card: Card) -> tuple[str, int, float]:
     return kept.made_by, len(kept.logits), float(np.abs(logits - kept.logits).max() / np.abs(kept.logits).max())
 
 
-def read_face(folder: Path) -> tuple[Path, str]:
-    """The annotated picture, written into the folder, and what the net reads in it, for people."""
+def read_face(picture: Path) -> tuple[Path, str]:
+    """The annotated picture, written beside it, and what the net reads in it, for people."""
     from PIL import Image
 
     from finetune.predict.detect import detector
@@ -98,11 +101,11 @@ def read_face(folder: Path) -> tuple[Path, str]:
 
     model = load_model(NET, "cpu")
     search = detector(None, "cpu", min_face=40, min_score=0.9, longest=LONGEST)
-    items = looks(Source(PICTURE, "image", PICTURE.stem))
+    items = looks(Source(picture, "image", picture.stem))
     answer = next(each for each in answers(items, model, search, batch=1, smooth=0, keep_images=True) if isinstance(each, Answer))
     if answer.look.image is None or answer.rows[0].probabilities is None:
-        raise FinetuneError(f"no face found in {PICTURE} ({answer.look.problem or search.name}); please report it")
-    path = folder / PICTURE.name
+        raise FinetuneError(f"no face found in {picture} ({answer.look.problem or search.name}); please report it")
+    path = picture.with_name(f"{picture.stem}_annotated.jpg")
     Image.fromarray(annotated(answer.look.image, marks(answer.rows), model.labels)).save(path, quality=92)
     return path, _words(answer.rows[0], model.labels)
 

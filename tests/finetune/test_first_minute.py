@@ -26,12 +26,15 @@ def test_the_demo_converts_compares_and_names_a_face(tmp_path: Path) -> None:
     said = subprocess.run([sys.executable, "-m", "finetune.demo", str(tmp_path / "out")], capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     converted, compared, read, *rest = said.stdout.splitlines()
-    assert converted.startswith("Converted  fer_mini.caffemodel, a Caffe net of 1,774,311 parameters")
+    assert converted.startswith("Converted  ") and "fer_mini.caffemodel, a Caffe net of 1,774,311 parameters" in converted
     assert "OpenCV 4" in compared and "the same outputs for 8 pictures" in compared
     assert "the face of an astronaut: happy" in read
-    assert "not feelings" in "".join(rest) and rest[-1].endswith(f"-m finetune.predict fer_mini PHOTO.jpg --annotate {tmp_path / 'out'}")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"fer_mini.safetensors", "astronaut.jpg"}
-    before, after = (np.asarray(Image.open(path)).astype(int) for path in (demo.PICTURE, tmp_path / "out" / "astronaut.jpg"))
+    assert "not feelings" in "".join(rest) and rest[-1].endswith(
+        f"-m finetune.predict fer_mini PHOTO.jpg --annotate {tmp_path / 'out' / 'annotated'}"
+    )
+    copied = {"fer_mini.prototxt", "fer_mini.caffemodel", "astronaut.jpg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == copied | {"fer_mini.safetensors", "astronaut_annotated.jpg"}
+    before, after = (np.asarray(Image.open(path)).astype(int) for path in (demo.PICTURE, tmp_path / "out" / "astronaut_annotated.jpg"))
     assert before.shape == after.shape and 500 < (abs(before - after).max(2) > 60).sum() < before.shape[0] ** 2 / 10  # a box, bars, no more
 
 

@@ -32,6 +32,7 @@ from pages import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 
+import converter
 import zoo
 
 NET = """name: "example"
@@ -86,7 +87,8 @@ def furnish(folder: Path) -> None:
         (folder / name).write_text("a stand-in: training is one, too\n")
     _folder_of(folder / "gestures" / "wave")
     write(folder / "AFEW" / "Train_AFEW" / "Angry" / "000046280.avi", moving(2))
-    image_run(folder / "runs" / "mine")
+    for name in ("mine", "small-vgg"):
+        image_run(folder / "runs" / name)
 
 
 def _folder_of(path: Path) -> None:
@@ -205,6 +207,7 @@ def without_network(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(
         named, "_with_weights", lambda card, files, n: named._structure(card, n) if card.folder is None else embedded(card, files, n)
     )
+    patch.setattr(named, "fetch_hub", lambda name, revision=None: Path(name.rpartition("/")[2]))  # the folder that export --hub wrote
     patch.setattr(store, "cached", lambda place, file: place.name in fetched or real(place, file))
     patch.setattr(
         torchvision.models.WeightsEnum, "get_state_dict", lambda self, *_, **__: getattr(torchvision.models, _builder(self))().state_dict()
@@ -233,7 +236,10 @@ class Shell:
     names: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the page's Python blocks
 
     def __post_init__(self) -> None:
+        from finetune.demo import __main__ as demo
+
         self.patch.chdir(self.folder)
+        self.patch.setattr(demo, "_convert_caffe", lambda verbose, *arguments: self.main("converter.cli", [*map(str, arguments)]))
 
     def line(self, text: str) -> None:
         """A line, with && between commands, `| head` and `> file` behind one, or a loop. Raises AssertionError where one fails."""
@@ -273,7 +279,7 @@ class Shell:
         for pattern, reason in self.not_run.items():
             if re.match(pattern, " ".join(words)):
                 raise NotRun(reason)
-        name = words[0].removeprefix(".venv/bin/").replace("python3", "python")
+        name = re.sub(r"^\S*bin/", "", words[0]).replace("python3", "python")
         arguments = words[1:]
         if name == "torchrun":
             name, arguments = "python", arguments[arguments.index("-m") :]
@@ -281,7 +287,7 @@ class Shell:
             "convert-caffe": lambda args: self.main("converter.cli", args),
             "caffe-zoo": lambda args: self.main("zoo.cli", args),
             "python": self.python,
-            "pip": _pip, "make": _make, "cd": self._cd, "ls": _ls, "curl": self._curl, "tar": _tar,
+            "pip": _pip, "make": self._make, "cd": self._cd, "ls": _ls, "curl": self._curl, "tar": _tar,
         }  # fmt: skip
         assert name in programs, f"{name} is not known in tests/helpers/newcomer.py; teach it, or name it in NOT_RUN with the reason"
         return programs[name](arguments)
@@ -309,6 +315,15 @@ class Shell:
     def block(self, code: str) -> None:
         """A page's Python block: its names live on until the page's end."""
         exec(compile(code, "a page's block", "exec"), self.names)
+
+    def _make(self, arguments: list[str]) -> str:
+        """The demo; of other targets, that the Makefile has them."""
+        for target in arguments:
+            recipe = re.search(rf"^{re.escape(target)}:.*((?:\n\t.*)*)", (ROOT / "Makefile").read_text(), re.M)
+            assert recipe, f"the Makefile has no target {target}"
+            if target == "demo":
+                self.line(recipe[1].strip().replace("@$(BIN)/", ""))
+        return ""
 
     def _cd(self, arguments: list[str]) -> str:
         self.patch.chdir(arguments[0])
@@ -354,14 +369,8 @@ def _pip(arguments: list[str]) -> str:
     for extra in re.findall(r"\[([\w,-]+)\]", " ".join(arguments)):
         missing = set(extra.split(",")) - set(setup()["options.extras_require"])
         assert not missing, f"setup.cfg has no extra {missing}"
-    return ""
-
-
-def _make(arguments: list[str]) -> str:
-    """Makes nothing: the targets are in the Makefile."""
-    rules = (ROOT / "Makefile").read_text()
-    for target in arguments:
-        assert re.search(rf"^{re.escape(target)}:", rules, re.M), f"the Makefile has no target {target}"
+    for version in re.findall(r"caffezoo-([\d.]+)-py3", " ".join(arguments)):
+        assert version == converter.__version__
     return ""
 
 

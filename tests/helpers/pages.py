@@ -19,7 +19,7 @@ PART = re.compile(r"\.\.\.|\||<| -m$")  # not a whole command
 class Piece:
     page: str
     line: int
-    kind: Literal["command", "python", "inline"]
+    kind: Literal["command", "python", "inline", "misplaced"]
     text: str
 
     def __str__(self) -> str:
@@ -55,6 +55,8 @@ def _block(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
 def _of_block(page: str, language: str, block: list[tuple[int, str]]) -> Iterator[Piece]:
     if language == "python":
         yield Piece(page, block[0][0], "python", "\n".join(line for _, line in block))
+    if language in ("", "text"):  # what a program prints; a command in it would not be found
+        yield from (Piece(page, number, "misplaced", line) for number, line in block if re.match(rf"(\$ )?{PROGRAMS}", line))
     if language in ("console", "sh", "bash", "shell"):
         prompt = "$ " if language == "console" else ""
         rest = iter(block)
