@@ -28,7 +28,10 @@ NOT_RUN = {
     r".*finetune\.predict .*--camera": "there is no camera; tests/finetune/predict has one that is drawn",
 }
 # Python blocks that are no programs, by page.
-PARTS = {"docs/adding-a-layer.md": "parts of a module of the converter, to be read"}
+PARTS = {
+    "docs/adding-a-layer.md": "parts of a module of the converter, to be read",
+    "docs/hub.md": "asks the Hub for a repository of the reader's; tests/zoo has one that is local",
+}
 # Pages that take more than ten seconds.
 SLOW = ("docs/to-caffe.md",)
 # Failing is what these are shown for.
