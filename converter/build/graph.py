@@ -84,7 +84,7 @@ class _Builder:
         self.where, self.name, self.phase, self.all_layers = spec.where, spec.name, phase, spec.layers
         self.given = {name: tuple(int(d) for d in dims) for name, dims in shapes.items()}
         kept = {id(layer) for layer in layers}
-        self.elsewhere = {top for layer in spec.layers if id(layer) not in kept for top in layer.message.top}
+        self.elsewhere = [layer for layer in spec.layers if id(layer) not in kept]
         self.pruned = prune(layers, self.given, self.elsewhere, spec.where)
         self.layers, self.all_in_phase, self.ignored = self.pruned.layers, layers, ignored
         self.notes = [*spec.notes, *self.pruned.notes]
@@ -269,7 +269,11 @@ class _Builder:
     def only_scores(self, spec: LayerSpec) -> bool:
         """Whether a layer is a loss or an evaluation that nobody reads, or only such layers read it."""
         kind, tops = find_type(spec), set(spec.message.top)
-        scores = (kind is not None and kind.is_loss) or purpose(spec) is not None or bool(tops and tops <= self.pruned.read)
+        scores = (
+            (kind is not None and kind.is_loss)
+            or purpose(spec) is not None
+            or bool(tops and (tops <= self.pruned.read or tops <= self.pruned.passing))
+        )
         return scores and not tops & (self.pruned.computed | set(spec.message.bottom))
 
     def leave_out(self, spec: LayerSpec, why: str) -> None:

@@ -44,7 +44,7 @@ class Missing:
         self.inputs[name] = None
         self.orphans.append(f"{shown(name)}, which {reader} reads{self.staged(name)}")
 
-    def error(self, given: Collection[str], elsewhere: Collection[str]) -> GraphError | UnsupportedError:
+    def error(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> GraphError | UnsupportedError:
         """The one message, with the words to type."""
         names = self.needed(given, elsewhere)
         several = len(names) > 1
@@ -62,7 +62,7 @@ class Missing:
             text += " `convert-caffe --list-layers` names the types that we compute."
         return (UnsupportedError if self.unknown_types else GraphError)(text)
 
-    def needed(self, given: Collection[str], elsewhere: Collection[str]) -> list[str]:
+    def needed(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> list[str]:
         """The inputs but those that only layers read that are cut once all of the inputs are given."""
         names = list(self.inputs)
         try:
@@ -81,10 +81,10 @@ class Missing:
         return hint
 
     def staged(self, name: str) -> str:
-        """What to say of a blob that only data layers of stages make: such a net is built with one of them; else ""."""
+        """What to say of a blob that only layers of stages make: such a net is built with one of them; else ""."""
         makers = [layer for layer in self.all_layers if name in layer.message.top]
         stages = list(dict.fromkeys(stage for layer in makers for rule in layer.message.include for stage in rule.stage))
-        if not stages or any(layer.message.bottom or not all(rule.stage for rule in layer.message.include) for layer in makers):
+        if not stages or not all(rule.stage for layer in makers for rule in layer.message.include):
             return ""
         return f" ({makers[0]} makes it in a stage: {' or '.join(f'--stage {stage}' for stage in stages)} takes it from there)"
 

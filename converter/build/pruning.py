@@ -6,7 +6,7 @@ Works on the layers' names and types alone, before any of them is built.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from converter.errors import GraphError, shown
@@ -45,13 +45,16 @@ class Pruned:
     cut: set[str]  # given blobs whose layers are left out
     read: set[str]  # blobs that a layer reads; Silence reads none
     computed: set[str]  # blobs that a layer reads which does not only train or score
+    passing: set[str]  # tops of layers that only shape labels, which losses and evaluations read, of this phase or another
     unused: set[str]  # tops of data layers that were read, but only by layers that are left out: no inputs
     notes: list[str]
 
 
 class _Pruning:
-    def __init__(self, layers: Iterable[LayerSpec], given: Collection[str], elsewhere: Collection[str], where: str):
-        self.given, self.elsewhere, self.where = given, elsewhere, where
+    def __init__(self, layers: Iterable[LayerSpec], given: Collection[str], elsewhere: Sequence[LayerSpec], where: str):
+        self.given, self.where = given, where
+        self.elsewhere = {top for layer in elsewhere for top in layer.message.top}
+        self.read_elsewhere = {bottom for layer in elsewhere if score_of(layer) for bottom in layer.message.bottom}
         self.nodes: list[_Node] = []
         self.makers: list[_Node] = []  # of each version
         self.readers: dict[int, list[_Node]] = defaultdict(list)
@@ -64,7 +67,7 @@ class _Pruning:
 
     def add(self, spec: LayerSpec) -> None:
         kind = None if is_variant(spec) else find_type(spec)
-        node = _Node(spec, kind, SAMPLING if is_variant(spec) else LOSS if kind is not None and kind.is_loss else purpose(spec))
+        node = _Node(spec, kind, score_of(spec))
         for bottom in spec.message.bottom:
             version = self.versions[bottom][-1] if bottom in self.versions else None
             node.reads.append(version)
@@ -97,7 +100,11 @@ class _Pruning:
         writers = [node for node in self.nodes if not node.is_data and set(names).intersection(node.spec.message.top)]
         for node in writers:
             node.alive = False
-        layers = [*writers, *self.fall_away(writers)]
+        # a blob that no layer is left to read ends the net before it: what its layer reads are the outputs then
+        scoring = self.scoring()
+        lost = {id(node) for node in self.nodes if node.kind is None and id(node) in scoring}
+        read = [node for node in writers if any(id(reader) not in lost for version in node.writes for reader in self.readers[version])]
+        layers = [*writers, *self.fall_away(read)]
         for name in names:
             for version in self.versions[name][:-1]:
                 for reader in self.left(version):
@@ -150,7 +157,8 @@ class _Pruning:
         found: set[int] = set()
         for node in reversed(self.nodes):
             readers = [reader for top in node.writes for reader in self.left(top)]
-            passes = bool(readers) and bool(node.reads) and self.labels.issuperset(node.writes)  # a Reshape of labels
+            wanted = bool(readers) or self.read_elsewhere.issuperset(node.spec.message.top)
+            passes = wanted and bool(node.reads) and self.labels.issuperset(node.writes)  # a Reshape of labels
             if (node.purpose is not None or passes) and all(id(reader) in found for reader in readers):
                 found.add(id(node))
         return found
@@ -195,6 +203,7 @@ class _Pruning:
         scoring = self.scoring()
         computed = {b for node in self.nodes if node.alive and id(node) not in scoring for b in node.spec.message.bottom}
         made = {top for node in self.nodes if node.alive for top in node.spec.message.top if top not in node.spec.message.bottom}
+        passing = {t for node in self.nodes if id(node) in scoring and node.purpose is None for t in node.spec.message.top}
         unused = set()
         for node in self.nodes:
             for top, version in zip(node.spec.message.top, node.writes, strict=True):
@@ -202,16 +211,24 @@ class _Pruning:
                 if node.is_data and readers and not any(reader.alive for reader in readers):
                     unused.add(top)
         inputs = [name for name in self.given if name in read and name not in made]
-        return Pruned([node.spec for node in self.nodes if node.alive], inputs, self.cut_blobs, read, computed & read, unused, self.notes)
+        return Pruned(
+            [node.spec for node in self.nodes if node.alive], inputs, self.cut_blobs, read, computed & read, passing, unused, self.notes
+        )
 
 
-def prune(layers: Iterable[LayerSpec], given: Collection[str], elsewhere: Collection[str], where: str) -> Pruned:
+def score_of(spec: LayerSpec) -> str | None:
+    """LOSS, EVALUATION or SAMPLING for a layer that trains or scores."""
+    kind = find_type(spec)
+    return SAMPLING if is_variant(spec) else LOSS if kind is not None and kind.is_loss else purpose(spec)
+
+
+def prune(layers: Iterable[LayerSpec], given: Collection[str], elsewhere: Sequence[LayerSpec], where: str) -> Pruned:
     """Leave out what only makes a given blob, and the losses and evaluations that nobody reads and that cannot be computed.
 
     Args:
         layers: those of the phase, in the file's order.
         given: the blobs that input_shapes names.
-        elsewhere: the blobs that layers of other phases make.
+        elsewhere: the layers of other phases.
         where: the file, for messages.
 
     Raises:

@@ -18,7 +18,8 @@ MOST_SLICES = 1_000  # of a kernel's axes before the last three, each of which i
 _IGNORED = {
     **ENGINE,
     "force_nd_im2col": "chooses an implementation, not a result",
-    "cudnn_flavor": "NVIDIA's choice of an algorithm",
+    **dict.fromkeys(("cudnn_flavor", "cudnn_convolution_algo_seeker", "conv_algos_override"), "NVIDIA's choice of an algorithm"),
+    "conv_algorithm": "Intel's choice of an algorithm",
     "mem_group_size": "a fork's memory setting",
 }
 

@@ -241,7 +241,7 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
             f"this layer type is not one we compute{did_you_mean(spec)}, and we leave nothing out silently."
             " `convert-caffe --list-layers` names all types"
         )
-    cut = f"name its tops as inputs, and what only makes them is cut: {input_options(tops)}" if tops else "take it out of the prototxt"
+    cut = f"name its tops, and the net ends before it: {input_options(tops)}" if tops else "take it out of the prototxt"
     raise UnsupportedError(f"{where}: {spec}: {what}. To do without this layer, {cut}.")
 
 

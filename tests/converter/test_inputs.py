@@ -171,3 +171,37 @@ def test_the_shape_of_cont_follows_from_the_sequences(type_: str) -> None:
     assert list(graph.inputs.items()) == [("cont", (5, 2)), ("words", (5, 2))]
     assert list(graph.program.inputs) == ["cont", "words"]
     assert graph.shapes[graph.names["y"]] == (5, 2, 3)
+
+
+@pytest.mark.parametrize("reader", ["", lay("score", "DetectionEvaluate", "u", "score")])
+def test_an_unknown_layer_whose_top_is_the_answer_ends_the_net_where_its_top_is_named(reader: str) -> None:
+    text = X + FC + lay("s", "Sigmoid", "fc", "s") + lay("u", "Unheard", "s x", "u") + reader
+    with pytest.raises(UnsupportedError, match=r"'u' of type 'Unheard'.*the net ends before it: --input-shape u=1,3,224,224"):
+        graph_of(text)
+    graph = graph_of(text, input_shapes={"u": (1,)})
+    assert (graph.inputs, graph.outputs) == ({"x": (2, 3)}, ("s",))
+
+
+def test_a_given_blob_that_a_known_loss_reads_is_its_input_and_what_makes_it_is_cut() -> None:
+    graph = graph_of(X + inp("label", 2) + FC + lay("l", "SoftmaxWithLoss", "fc label", "l"), input_shapes={"fc": (2, 4)})
+    assert (graph.inputs, [step.name for step in graph.steps]) == ({"fc": (2, 4), "label": (2,)}, ["l"])
+
+
+def test_a_layer_that_only_shapes_labels_goes_where_it_cannot_be_built_and_stays_where_it_can() -> None:
+    """PSPNet's label_shrink in phase TEST, whose loss is in phase TRAIN."""
+    loss = lay("l", "SoftmaxWithLoss", "c small", "l", "include { phase: TRAIN }")
+    interp = lay("i", "Interp", "label", "small", "interp_param { height: 4 width: 4 }")
+    data = 'layer { name: "d" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "x" batch_size: 2 } }\n'
+    shapes = {"data": (2, 3, 8, 8), "label": (2,)}
+    graph = graph_of(data + CONV + interp + loss, input_shapes=shapes)
+    assert graph.outputs == ("c",) and any("'i'" in note and "left out" in note for note in graph.notes)
+    assert graph_of(data + CONV + interp + loss, input_shapes={**shapes, "label": (2, 1, 8, 8)}).outputs == ("c", "small")
+    with pytest.raises(GraphError, match="'i' of type 'Interp'"):  # no loss reads it
+        graph_of(data + CONV + interp, input_shapes=shapes)
+
+
+def test_an_input_that_a_layer_of_a_stage_makes_is_asked_for() -> None:
+    """A siamese net that slices pairs in training, and takes images in stage deploy."""
+    text = lay("s", "Slice", "pairs", "data other", 'include { stage: "train" } slice_param { slice_point: 1 }') + CONV
+    with pytest.raises(GraphError, match=r"shape of the input 'data'; give it: .*'s' of type 'Slice' .*--stage train takes it"):
+        graph_of(text)
