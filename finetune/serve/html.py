@@ -112,7 +112,7 @@ def card(model: FaceModel, detector: str) -> str:
     own = model.net.card.limits if isinstance(model.net.card, Card) else ()
     limits = [*own, *LIMITS] if model.expressions and not own else own or (_note(model),)
     listed = "".join(f"<li>{escape(each)}</li>" for each in limits)
-    return f'<div class="zoo-card"><dl>{facts}</dl><h3>Limits</h3><ul>{listed}</ul></div>'
+    return f'<div class="zoo-card"><h3>Limits</h3><ul>{listed}</ul><h3>What is known of it</h3><dl>{facts}</dl></div>'
 
 
 def _facts(model: FaceModel, detector: str) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from converter import __version__
 from zoo.cards.record import Card, LocalCard, Terms
@@ -175,6 +176,12 @@ def _measured(card: Card | LocalCard) -> Iterator[str]:
 
 def _origin(card: Card) -> Iterator[str]:
     yield from ("## Where the weights come from", "")
+    if card.origin:  # a converted copy's: no checksum of the authors' files speaks for it
+        where, _, rest = card.origin.removeprefix("unverified: ").partition(" (sha256 ")
+        yield "Unverified: not from the authors' files, but from a copy that somebody converted, "
+        yield f"{text(Path(where).name)} (sha256 {text(rest)}."
+        yield ""
+        return
     for file in card.files:
         known = next((f", {each.algorithm} `{each.value}`" for each in file.checksums), "")
         yield f"- `{text(file.name)}`{known}" + "".join(f", <{mirror.url}>" for mirror in file.mirrors[:1])

@@ -262,6 +262,16 @@ def test_the_command_says_what_came_and_where_from(small: None, tmp_path: Path, 
     assert re.search(r"vgg_face +face identification, face descriptor +a copy", capsys.readouterr().out)
 
 
+def test_a_folder_for_the_hub_says_that_a_copy_is_unverified_and_nothing_of_this_machine(small: None, tmp_path: Path) -> None:
+    from zoo.models.hub import write_hub
+
+    path = ff.save_torch(tmp_path / "vgg_face_dag.pth", ff.vgg_torch(drawn("vgg_face"), "pytorch-mcn"))
+    zoo.add("vgg_face", path, **YES)
+    write_hub(zoo.load("vgg_face"), tmp_path / "hub", accept_terms=True)
+    page = (tmp_path / "hub" / "README.md").read_text()
+    assert "Unverified: " in page and "vgg\\_face\\_dag.pth" in page and str(tmp_path) not in page and "robots.ox.ac.uk" not in page
+
+
 # --- hostile files --------------------------------------------------------------------------------------------------------------------
 
 
