@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.layers.given_weights import GivenConvolution
 from converter.layers.module import CaffeModule, aligned, constructor_arguments
 from converter.layers.registry import ENGINE, Fields, Layer, Param, layer
 
@@ -146,6 +147,12 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
     channels, outputs, groups = x.shape[axis], p.num_output, p.group
     if (slices := math.prod(kernel[:-3])) > MOST_SLICES:
         raise ValueError(f"a kernel over {len(kernel)} spatial axes is a sum of {slices:,} slices, more than any net has ({MOST_SLICES:,})")
+    if p.param_bottoms:
+        if transposed or x.dim() != 4 or axis != 1 or len(bottoms) != 1 + p.param_bottoms or p.param_bottoms != 1 + p.bias_term:
+            raise ValueError(
+                "with param_bottoms we compute a convolution of (N, C, H, W) that has its weight, and its bias, as last bottoms"
+            )
+        return Layer(GivenConvolution(channels, outputs, kernel, stride, pad, dilation, groups))
     if outputs < 1 or groups < 1 or channels % groups or outputs % groups:
         raise ValueError(f"{channels} channels and num_output {outputs} do not both divide by group {groups}")
     if any(other.shape != x.shape for other in bottoms):

@@ -98,7 +98,7 @@ class Fields:
     def __init__(self, message: Any, layer_message: Any, phase: str):
         self._message, self._seen = message, set[str]()
         self._layer, self._others = layer_message, dict[str, Fields]()
-        self.tops, self.phase = len(layer_message.top), phase
+        self.tops, self.phase, self.param_bottoms = len(layer_message.top), phase, layer_message.param_bottoms
         self.loss, self.transform = layer_message.loss_param, layer_message.transform_param
 
     def __getattr__(self, name: str) -> Any:
@@ -302,6 +302,8 @@ def build(
         GraphError: the layer does not fit its bottoms.
     """
     notes = refuse_unknown(spec, kind, where, ignored)
+    if spec.message.param_bottoms and kind.name not in ("Convolution", "InnerProduct"):
+        raise UnsupportedError(f"{where}: {spec}: param_bottoms is set, which we compute for Convolution and InnerProduct only.")
     least, most = kind.bottoms
     if not least <= len(bottoms) <= (len(bottoms) if most is None else most):
         count = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from converter.layers.given_weights import GivenInnerProduct
 from converter.layers.module import CaffeModule, aligned
 from converter.layers.registry import Fields, Layer, Param, layer
 
@@ -28,17 +29,51 @@ class InnerProduct(CaffeModule):
         return F.linear(x, self.weight, self.bias)
 
 
-@layer("InnerProduct", "inner_product_param")
-def inner_product(p: Fields, x: Tensor) -> Layer:
+class UnitInnerProduct(InnerProduct):
+    """With the rows of weight divided by sqrt(sum of squares + 1e-6) first: happynear's `normalize`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / ((self.weight * self.weight).sum(1, keepdim=True) + 1e-6).sqrt()
+        return F.linear(x.reshape(*x.shape[: self.axis], self.in_features), weight, self.bias)
+
+
+@layer(
+    "InnerProduct",
+    "inner_product_param",
+    bottoms=(1, 3),
+    origin="BVLC; happynear's normalize and weights as bottoms, param_bottoms",
+    refuses="normalize, or weights as bottoms, together with transpose; a bias of its own beside a weight that is a bottom",
+)
+def inner_product(p: Fields, x: Tensor, *given: Tensor) -> Layer:
     axis = p.axis_of(x)
+    columns = prod(x.shape[axis:])
+    if given:
+        return _given(p, axis, columns, given)
     if p.num_output < 1:
         raise ValueError(f"num_output is {p.num_output}; it must be at least 1")
-    rows, columns = p.num_output, prod(x.shape[axis:])
-    plain = x.dim() == axis + 1
-    module = nn.Linear(columns, rows, p.bias_term) if plain else InnerProduct(columns, rows, p.bias_term, axis)
+    rows, plain = p.num_output, x.dim() == axis + 1
     weight = Param("weight", p.weight_filler, (columns, rows) if p.transpose else None)
     blobs = [weight, Param("bias", p.bias_filler)][: 1 + p.bias_term]
+    if p.normalize:
+        if p.transpose:
+            raise ValueError("normalize and transpose are both set; inner_product_layer.cpp of happynear/caffe-windows mixes up rows then")
+        return Layer(UnitInnerProduct(columns, rows, p.bias_term, axis), blobs)
+    module = nn.Linear(columns, rows, p.bias_term) if plain else InnerProduct(columns, rows, p.bias_term, axis)
     return Layer(module, blobs, _transposed, _transposed_back) if p.transpose else Layer(module, blobs)
+
+
+def _given(p: Fields, axis: int, columns: int, given: tuple[Tensor, ...]) -> Layer:
+    """The weight (num_output, ...) is the second bottom, the bias the third; a normalize is for a weight of its own only."""
+    _ = p.normalize
+    outputs = given[0].shape[0] if given[0].dim() else 0
+    if p.param_bottoms not in (0, len(given)) or p.transpose or len(given) != 1 + p.bias_term or given[0].numel() != outputs * columns:
+        raise ValueError(
+            f"with its weight as a bottom it takes one of (num_output, {columns}), a third bottom for the bias or bias_term: false,"
+            " and no transpose"
+        )
+    if p.has("num_output") and p.num_output != outputs:
+        raise ValueError(f"num_output is {p.num_output}, and its weight has {outputs} rows")
+    return Layer(GivenInnerProduct(columns, axis))
 
 
 @layer("SparseInnerProduct", "inner_product_param", origin="jolibrain, alemagnani")
@@ -107,13 +142,39 @@ class Scale(CaffeModule):
         return y if self.bias is None else y + aligned(self.bias, x, self.axis)
 
 
-@layer("Scale", "scale_param", bottoms=(1, 2))
+class BoundedScale(CaffeModule):
+    """x * weight + bias with a weight that is kept between min_value and max_value: happynear/caffe-windows."""
+
+    def __init__(
+        self, shape: Sequence[int], axis: int = 1, bias: bool = False, min_value: float | None = None, max_value: float | None = None
+    ):
+        super().__init__()
+        self.shape, self.axis, self.min_value, self.max_value = tuple(shape), axis, min_value, max_value
+        self.weight = nn.Parameter(torch.empty(self.shape))
+        self.bias = nn.Parameter(torch.empty(self.shape)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * aligned(self.weight.clamp(self.min_value, self.max_value), x, self.axis)
+        return y if self.bias is None else y + aligned(self.bias, x, self.axis)
+
+
+@layer(
+    "Scale",
+    "scale_param",
+    bottoms=(1, 2),
+    origin="BVLC; happynear's min_value and max_value",
+    refuses="min_value or max_value with two bottoms, where the code writes to the second",
+)
 def scale(p: Fields, x: Tensor, *factor: Tensor) -> Layer:
     axis, shape = _extent(p, x, factor)
-    module = Scale(shape, axis, p.bias_term, learned=not factor)
+    least, most = (getattr(p, name) if p.has(name) else None for name in ("min_value", "max_value"))
     filler = p.filler if p.has("filler") else 1.0  # scale_layer.cpp: no filler is a factor of 1
     blobs = ([] if factor else [Param("weight", filler)]) + ([Param("bias", p.bias_filler)] if p.bias_term else [])
-    return Layer(module, blobs)
+    if least is None and most is None:
+        return Layer(Scale(shape, axis, p.bias_term, learned=not factor), blobs)
+    if factor or (least is not None and most is not None and least > most):
+        raise ValueError("min_value and max_value bound a factor of the layer's own, the one below the other (scale_layer.cpp)")
+    return Layer(BoundedScale(shape, axis, p.bias_term, least, most), blobs)
 
 
 class Bias(CaffeModule):

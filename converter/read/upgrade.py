@@ -151,12 +151,26 @@ def upgrade(document: Document, where: str) -> NetSpec:
             spec.layers.append(_from_v1(old, place))
     spec.form = " and ".join(sorted(forms))
     _merge_padding(spec)
+    _settle_forks(spec)
     held_by_layers = {top for layer in spec.layers if layer.type == "Input" for top in layer.message.top}
     if net.input and not net.input_dim and not net.input_shape and held_by_layers.issuperset(net.input):
         spec.notes.append(f"`input` without a shape: the Input layers for {', '.join(map(shown, net.input))} count, as in Caffe")
     elif net.input:
         spec.layers.insert(0, _input_layer(net, where))
     return spec
+
+
+# happynear/caffe-windows alone has these
+_HAPPYNEAR = {"GeneralContrastiveLoss", "GeneralTripletLoss", "InnerDistance", "LabelSpecificAdd"}
+
+
+def _settle_forks(spec: NetSpec) -> None:
+    """A Normalize without parameters is SSD's or happynear's; another layer of the net may tell."""
+    sign = next((layer for layer in spec.layers if layer.type in _HAPPYNEAR or layer.message.inner_product_param.normalize), None)
+    for layer in spec.layers if sign is not None else ():
+        if layer.type == "Normalize" and not any(layer.message.HasField(f"{name}_param") for name in ("norm", "normalize", "softmax")):
+            layer.message.normalize_param.normalize_type = "L2"
+            spec.notes.append(f"{layer} is that of happynear's fork, without a weight, as {sign} is")
 
 
 def _input_layer(net: Any, where: str) -> LayerSpec:
