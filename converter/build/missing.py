@@ -35,7 +35,7 @@ class Missing:
             reasons.insert(0, f"runs the Python class {python.module}.{python.layer}, which is not part of the files")
         elif not reasons:
             self.unknown_types = True
-            reasons.append(f"is of a type that we do not know{did_you_mean(spec)}")
+            reasons.append(f"is of a type that we do not know.{did_you_mean(spec)}".removesuffix("."))
         self.inputs.update(dict.fromkeys(tops))
         self.uncomputed.append((tops, f"{', '.join(map(shown, tops))}: {spec} {' and '.join(reasons)}"))
 

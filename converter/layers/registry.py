@@ -238,7 +238,7 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     what = f"it runs the Python class {python.module}.{python.layer}, which is not part of the files"
     if spec.type != "Python":
         what = (
-            f"this layer type is not one we compute{did_you_mean(spec)}, and we leave nothing out silently."
+            f"this layer type is not one we compute, and we leave nothing out silently.{did_you_mean(spec)}"
             " `convert-caffe --list-layers` names all types"
         )
     cut = f"name its tops, and the net ends before it: {input_options(tops)}" if tops else "take it out of the prototxt"
@@ -246,10 +246,10 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
 
 
 def did_you_mean(spec: LayerSpec) -> str:
-    """The type that may have been meant by one that we do not know, in parentheses; "" where none is near."""
+    """A question for the type that may have been meant by one that we do not know; "" where none is near."""
     lower = {name.lower(): name for name in _TYPES}
     near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
-    return f" (did you mean {lower[near[0]]!r}?)" if near else ""
+    return f" Did you mean {lower[near[0]]!r}?" if near else ""
 
 
 _EXAMPLES = {
