@@ -7,6 +7,9 @@ runs are drawn instead of trained, packages are not installed. A command within 
 from __future__ import annotations
 
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,12 +42,17 @@ REFUSED = ("convert-caffe segmenter.prototxt",)
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """With a limit of ten minutes, for a command that would wait for ever, as a server does."""
     without_network(monkeypatch, tmp_path)
     without_training(monkeypatch)
     without_waiting(monkeypatch)
     furnish(tmp_path)
-    return Shell(tmp_path, monkeypatch, NOT_RUN, prelude())
+    limit = threading.Timer(600, lambda: signal.raise_signal(signal.SIGINT))
+    limit.daemon = True
+    limit.start()
+    yield Shell(tmp_path, monkeypatch, NOT_RUN, prelude())
+    limit.cancel()
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES])

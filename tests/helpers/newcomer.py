@@ -87,6 +87,7 @@ def furnish(folder: Path) -> None:
         (folder / name).write_text("a stand-in: training is one, too\n")
     _folder_of(folder / "gestures" / "wave")
     write(folder / "AFEW" / "Train_AFEW" / "Angry" / "000046280.avi", moving(2))
+    (folder / "caffezoo").symlink_to(ROOT)
     for name in ("mine", "small-vgg"):
         image_run(folder / "runs" / name)
 
