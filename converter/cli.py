@@ -20,7 +20,7 @@ from converter.files import SUFFIXES, head
 from converter.terminal import Parser, notes, say
 
 if TYPE_CHECKING:
-    from converter.verify import Comparison
+    from converter.verify import Verification
 
 if TYPE_CHECKING:
     from converter.build.graph import Graph
@@ -76,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--random-weights", action="store_true", help="without a caffemodel, write what the prototxt's fillers draw")
     p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
+    p.add_argument("--image", metavar="FILE", type=Path, help="with --verify: on this picture, prepared as the prototxt or --mean say")
+    p.add_argument("--every-blob", action="store_true", help="with --verify: compare every blob, and name the first layer that differs")
     p.add_argument("--report", type=Path, metavar="NET.html", help="write a page: the net drawn, its layers, weights, what was verified")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -135,12 +137,13 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     if options.report is not None:
         require("jinja2")
         _check_output(options.report, [p for p in (prototxt, weights, options.output) if p is not None], (".html", ".htm"))
-    compared: list[Comparison] = []
+    if (options.image or options.every_blob) and not options.verify:
+        usage("--image and --every-blob go with --verify")
+    verification: Verification | None = None
     if options.verify:
-        if prototxt is None or weights is None:
-            usage("--verify takes a prototxt and a caffemodel")
-        else:
-            compared = _verify(options, prototxt, weights, shapes)
+        if weights is None:
+            usage("--verify takes a prototxt and a caffemodel, or a caffemodel that holds its net")
+        verification = _verify(options, prototxt, weights, shapes)
     if options.output is None and not options.verify and options.report is None:
         _show(options, prototxt, weights, shapes)
     elif options.output is None:
@@ -150,7 +153,7 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     else:
         _convert(options, prototxt, weights, shapes)
     if options.report is not None:
-        _report(options, prototxt, weights, shapes, compared)
+        _report(options, prototxt, weights, shapes, verification)
 
 
 def _check_precision(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
@@ -228,28 +231,27 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
     _notes([*graph.changes, *graph.notes], options)
 
 
-def _verify(options: argparse.Namespace, prototxt: Path, weights: Path, shapes: dict[str, tuple[int, ...]]) -> list[Comparison]:
-    from converter.build.assemble import assemble, load
-    from converter.verify import OPENCV_DIFFERS, verify
+def _verify(options: argparse.Namespace, prototxt: Path | None, weights: Path, shapes: dict[str, tuple[int, ...]]) -> Verification:
+    from converter.verify.files import verify_files
+    from converter.verify.text import as_json, lines, verdict
 
-    graph, plan = _prepared(options, prototxt, weights, shapes)
-    net = assemble(graph)
-    load(net, graph, plan)
-    compared = verify(net, prototxt, weights)
-    if options.json and options.output is None:
-        print(json.dumps({"verified": [vars(c) | {"equal": c.equal} for c in compared]}))
+    found = verify_files(
+        lambda unchanged: _prepared(options, prototxt, weights, shapes, unchanged=unchanged),
+        prototxt,
+        weights,
+        own_state=bool(options.phase != "TEST" or options.stage or options.level or shapes),
+        image=options.image,
+        every_blob=options.every_blob,
+    )
+    if options.json:
+        if options.output is None:
+            print(json.dumps(as_json(found)))
     elif not options.quiet:
-        for c in compared:
-            said = "as in" if c.equal else "NOT as in"
-            print(f"{printable(c.blob)}: {said} {c.reference}; the largest difference is {c.difference:.1e} of the largest value")
-    if not all(c.equal for c in compared):
-        where = ", ".join(repr(c.blob) for c in compared if not c.equal)
-        reference = compared[0].reference
-        known = f" OpenCV is known to differ from Caffe in: {OPENCV_DIFFERS}." if "OpenCV" in reference else ""
-        raise ConversionError(
-            f"{prototxt}: {where} differs from {reference}; one of the two is wrong.{known} If not this, please report it."
-        )
-    return compared
+        for line in lines(found, options.every_blob):
+            say(line)
+    if problem := verdict(found, str(prototxt or weights)):
+        raise ConversionError(problem)
+    return found
 
 
 def _report(
@@ -257,7 +259,7 @@ def _report(
     prototxt: Path | None,
     weights: Path | None,
     shapes: dict[str, tuple[int, ...]],
-    compared: list[Comparison],
+    verification: Verification | None,
 ) -> None:
     from converter.read.weights import open_weights
     from converter.report.page import Verified, write_report
@@ -265,15 +267,22 @@ def _report(
 
     found = None if weights is None else open_weights(weights)
     graph, plan = _prepared(options, prototxt, found, shapes)
-    write_report(options.report, graph, plan, prototxt, found, Verified(compared=compared))
+    verified = Verified()
+    if verification is not None:
+        verified = Verified([*verification.notes, *(f"not compared: {text}" for text in verification.left)], verification.compared)
+    write_report(options.report, graph, plan, prototxt, found, verified)
     if not options.quiet and not options.json:
         print(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
 
 
 def _prepared(
-    options: argparse.Namespace, prototxt: Path | None, weights: Path | Weights | None, shapes: dict[str, tuple[int, ...]]
+    options: argparse.Namespace,
+    prototxt: Path | None,
+    weights: Path | Weights | None,
+    shapes: dict[str, tuple[int, ...]],
+    unchanged: bool = False,
 ) -> tuple[Graph, Plan | None]:
-    """The net as the options want it."""
+    """The net as the options want it; `unchanged`: with the layers and inputs of the files."""
     from converter.build.preprocessing import Stated
     from converter.conversion import prepare
 
@@ -287,8 +296,8 @@ def _prepared(
         input_shapes=shapes,
         ignore=options.ignore,
         preprocess=None if stated == Stated() else stated,
-        fold_batchnorm=options.fold_batchnorm,
-        input=options.input,
+        fold_batchnorm=options.fold_batchnorm and not unchanged,
+        input=None if unchanged else options.input,
     )
 
 

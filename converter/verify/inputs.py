@@ -1,0 +1,86 @@
+"""What both sides are given: drawn values, or an image file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.build.preprocessing import image_input
+from converter.errors import ConversionError
+
+if TYPE_CHECKING:
+    import numpy
+
+    from converter.net import CaffeNet
+    from converter.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A net's inputs, and those of the net as its files have it; they differ where the image is prepared otherwise."""
+
+    ours: Mapping[str, numpy.ndarray]
+    theirs: Mapping[str, numpy.ndarray]
+    note: str
+
+
+def drawn_inputs(net: CaffeNet, original: CaffeNet, seed: int = 0) -> Inputs:
+    """Drawn values: pixels through the net's preprocessing where it is known, else of a normal distribution."""
+    import numpy
+
+    random = numpy.random.default_rng(seed)
+    theirs = {name: random.standard_normal(shape, "f4") for name, shape in original.input_shapes.items()}
+    ours, what = dict(theirs), "drawn, of a normal distribution"
+    record = original.preprocess
+    images = [name for name, shape in original.input_shapes.items() if len(shape) == 4 and shape[1] in (1, 3)]
+    if record is not None and not isinstance(record.mean, str) and len(images) == 1:
+        import torch
+
+        (name,) = images
+        n, _, height, width = original.input_shapes[name]
+        pixels = torch.from_numpy(random.integers(0, 256, (n, 3, height, width)).astype("f4"))
+        theirs[name] = record.normalised(pixels).numpy()
+        ours[name] = theirs[name] if net.preprocess is None else net.preprocess.normalised(pixels).numpy()
+        what = f"drawn: pixels as {described(record)}"
+    return Inputs(ours, theirs, f"inputs: {what} (seed {seed})")
+
+
+def image_inputs(net: CaffeNet, original: CaffeNet, image: Path, record: Preprocess, mine: Preprocess, seed: int = 0) -> Inputs:
+    """An image file as the input, prepared by `record` for the net as the files have it and by `mine` for ours; other inputs drawn.
+
+    Raises:
+        ConversionError: the file is no image that the record takes.
+    """
+    import numpy
+    from PIL import Image
+
+    drawn = drawn_inputs(net, original, seed)
+    name = image_name(original)
+    try:
+        with Image.open(image) as held:
+            prepared = [each(held)[None].numpy() for each in (record, mine)]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConversionError(f"{image}: cannot be the net's input: {error}.") from error
+    shapes = [(*side[name].shape[:1], *value.shape[1:]) for side, value in zip((drawn.theirs, drawn.ours), prepared, strict=True)]
+    theirs, ours = (numpy.broadcast_to(v, s).copy() for v, s in zip(prepared, shapes, strict=True))
+    others = "".join(f"; {other!r} drawn (seed {seed})" for other in original.inputs if other != name)
+    note = f"input {name!r}: {image.name} as {described(record)}{others}"
+    return Inputs({**drawn.ours, name: ours}, {**drawn.theirs, name: theirs}, note)
+
+
+def image_name(net: CaffeNet) -> str:
+    """The input that is an image: four axes, one or three channels.
+
+    Raises:
+        ConversionError: there is none, or more than one.
+    """
+    return image_input(net.input_shapes, "--image")
+
+
+def described(record: Preprocess) -> str:
+    """A record in a few words."""
+    mean, scale = (value if isinstance(value, tuple) else (value,) for value in (record.mean, record.scale))
+    listed = [", ".join(v if isinstance(v, str) else f"{v:.6g}" for v in value) for value in (mean, scale)]
+    return f"{record.channels}, mean {listed[0]}, scale {listed[1]} ({record.source})"
