@@ -52,8 +52,8 @@ class Answer:
     values: list[numpy.ndarray | None]
 
 
-def ask(prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray], asked: Sequence[Asked]) -> Answer:
-    """Run the files on the inputs, by pycaffe where it is installed, else by OpenCV.
+def ask(prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray], asked: Sequence[Asked], where: str) -> Answer:
+    """Run the files on the inputs, by pycaffe where it is installed, else by OpenCV; `where` is the file that errors name.
 
     pycaffe gives the last values of a blob, OpenCV those of a layer.
 
@@ -74,7 +74,7 @@ def ask(prototxt: Path, weights: Path, inputs: Mapping[str, numpy.ndarray], aske
             "inputs": list(inputs),
             "asked": [vars(each) for each in asked],
         }
-        found = _child(job, prototxt)
+        found = _child(job, where)
         values: list[numpy.ndarray | None] = [
             numpy.load(Path(folder, f"out{i}.npy")) if given else None for i, given in enumerate(found["given"])
         ]
@@ -90,7 +90,7 @@ def _kind() -> str:
     return "opencv"
 
 
-def _child(job: dict[str, Any], prototxt: Path) -> dict[str, Any]:
+def _child(job: dict[str, Any], where: str) -> dict[str, Any]:
     """What the child says of its job.
 
     Raises:
@@ -101,19 +101,19 @@ def _child(job: dict[str, Any], prototxt: Path) -> dict[str, Any]:
     try:
         done = subprocess.run(words, input=json.dumps(job), capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        raise ConversionError(f"{prototxt}: the other implementation did not end within {SECONDS} s; nothing was compared.") from None
+        raise ConversionError(f"{where}: the other implementation did not end within {SECONDS} s; nothing was compared.") from None
     side = "Caffe" if job["kind"] == "caffe" else "OpenCV"
     if done.returncode or not done.stdout.strip():
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("***")]
         last = next((line for line in lines if re.match(r"F\d{4} |.*Check failed", line)), lines[-1] if lines else "without a word")
-        raise ConversionError(f"{prototxt}: {side} ended on this net ({printable(last.strip())}); nothing was compared.")
+        raise ConversionError(f"{where}: {side} ended on this net ({printable(last.strip())}); nothing was compared.")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found.get("missing"):
         raise ConversionError(NOT_INSTALLED)
     if "error" in found:
         reason = _reason(found["error"])
         unknown = re.search(r'Can\'t create layer "(.*?)" of type "(.*?)"', found["error"], re.DOTALL)
-        message = f"{prototxt}: {side} cannot run this net ({printable(reason)}); nothing was compared."
+        message = f"{where}: {side} cannot run this net ({printable(reason)}); nothing was compared."
         if unknown:
             raise LayerUnknown(message, unknown[1], unknown[2])
         raise ConversionError(message)
@@ -122,6 +122,8 @@ def _child(job: dict[str, Any], prototxt: Path) -> dict[str, Any]:
 
 def _reason(text: str) -> str:
     """OpenCV's message without its own source files: "Assertion failed: blobs.size() >= 2"."""
+    if "field_count()" in text or "Failed to parse NetParameter" in text:
+        return "its reader does not know a field or value of the prototxt"
     found = re.search(r"error: \(-?\d+:([^)]*)\) *(.*?)(?: in function '|$)", text.strip(), re.DOTALL)
     if not found:
         return text.strip().splitlines()[-1]

@@ -114,7 +114,7 @@ def verified(
                 file = Path(folder, "net.prototxt")
                 file.write_text(text_of(message.SerializeToString()))
             try:
-                answer = ask(file, weights, inputs.theirs, [place.asked for place in places])
+                answer = ask(file, weights, inputs.theirs, [place.asked for place in places], str(prototxt))
                 break
             except LayerUnknown as error:
                 gone = _cut(message, error.layer)
@@ -127,7 +127,7 @@ def verified(
     left += [f"it gives no values of {some(lacking, 6)}"] if lacking else []
     if every_blob and answer.reference.startswith("Caffe"):
         left.append("Caffe keeps the last values of a blob: what in-place layers overwrite is not seen")
-    known = known_differences(original) if answer.reference.startswith("OpenCV") else []
+    known = known_differences(message) if answer.reference.startswith("OpenCV") else []
     return Verification(answer.reference, compared, notes, left, every_blob, known)
 
 
