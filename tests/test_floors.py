@@ -39,7 +39,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "conversion": {"build", "errors", "files", "net", "preprocess", "read"},
         "table": {"build", "errors", "read"},
         "write": {"build", "errors", "files", "net", "program", "read", "write.carried", "write.facts", "write.source"},
-        "verify": {"build", "errors", "net", "preprocess", "program", "read", "references", "write"},
+        "verify": {"build", "errors", "memory", "net", "preprocess", "program", "read", "references", "write"},
         "report": {"build", "errors", "files", "program", "read", "table", "verify"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
         "cli": {"build", "conversion", "errors", "extras", "files", "layers", "read", "report", "table", "terminal", "verify", "write"},

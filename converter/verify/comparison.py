@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import some
+from converter.memory import check_activations
 from converter.net import CaffeNet
 from converter.program import Step
 from converter.read.schema import message_class, text_of
@@ -102,7 +103,7 @@ def verified(
     original = original or net
     places = list(_places(net, original, every_blob))
     with torch.inference_mode():
-        ours = _all_values(net, inputs.ours)
+        ours = _all_values(net, inputs.ours) if every_blob else _outputs(net, inputs.ours)
     message = message_class("NetParameter").FromString(original._message)
     notes, left = [inputs.note], list[str]()
     if stand_in:
@@ -152,10 +153,23 @@ def _places(net: CaffeNet, original: CaffeNet, every_blob: bool) -> Iterator[_Pl
                 yield _Place(step, mine, Asked(step.name, step.type, name, i))
 
 
-def _all_values(net: CaffeNet, inputs: Mapping[str, numpy.ndarray]) -> dict[int, torch.Tensor]:
-    """Every version of every blob."""
+def _outputs(net: CaffeNet, inputs: Mapping[str, numpy.ndarray]) -> dict[int, torch.Tensor]:
+    """The outputs, by version."""
     import torch
 
+    found = net(*(torch.from_numpy(inputs[name]) for name in net.inputs), blobs=net.outputs)
+    return {net.program.blobs[name]: value for name, value in found.items()}
+
+
+def _all_values(net: CaffeNet, inputs: Mapping[str, numpy.ndarray]) -> dict[int, torch.Tensor]:
+    """Every version of every blob, at once.
+
+    Raises:
+        MemoryShortError: they do not fit into memory.
+    """
+    import torch
+
+    check_activations(4.0 * sum(net._sizes), "comparing every blob")
     values = {version: torch.from_numpy(inputs[name]) for name, version in net.program.inputs.items()}
     for step in net.program.steps:
         module = net._modules[step.key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,21 @@ class Inputs:
 
 
 def drawn_inputs(net: CaffeNet, original: CaffeNet, seed: int = 0) -> Inputs:
-    """Drawn values: pixels through the net's preprocessing where it is known, else of a normal distribution."""
-    import numpy
+    """Drawn values: pixels through the net's preprocessing where it is known, else of a normal distribution.
 
+    Raises:
+        MemoryShortError: the net's activations do not fit into memory; nothing has been drawn.
+    """
+    import numpy
+    import torch
+
+    net.check_memory([math.prod(net.input_shapes[name]) for name in net.inputs], net.outputs, torch.empty(0))
     random = numpy.random.default_rng(seed)
     theirs = {name: random.standard_normal(shape, "f4") for name, shape in original.input_shapes.items()}
     ours, what = dict(theirs), "drawn, of a normal distribution"
     record = original.preprocess
     images = [name for name, shape in original.input_shapes.items() if len(shape) == 4 and shape[1] in (1, 3)]
     if record is not None and not isinstance(record.mean, str) and len(images) == 1:
-        import torch
-
         (name,) = images
         n, _, height, width = original.input_shapes[name]
         pixels = torch.from_numpy(random.integers(0, 256, (n, 3, height, width)).astype("f4"))

@@ -23,13 +23,17 @@ OPENCV_DIFFERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Pooling": ("Pooling with a stride above its kernel", lambda m: _strides_beyond(m.pooling_param)),
     "PriorBox": ("PriorBox with an offset other than 0.5", lambda m: m.prior_box_param.offset != 0.5),
     "Proposal": ("Proposal", lambda m: True),
+    "Scale": ("Scale with two bottoms and a bias", lambda m: len(m.bottom) > 1 and m.scale_param.bias_term),
+    "Swish": ("Swish with beta", lambda m: m.swish_param.beta != 1),
     "ROIPooling": ("ROIPooling with pad_ratio", lambda m: m.roi_pooling_param.pad_ratio != 0),
 }
 
 
 def _strides_beyond(pooling: Any) -> bool:
-    kernel = min(pooling.kernel_h or pooling.kernel_size, pooling.kernel_w or pooling.kernel_size)
-    return not pooling.global_pooling and max(pooling.stride_h or pooling.stride, pooling.stride_w or pooling.stride) > kernel
+    """The last window can then lie outside of the image: Caffe leaves the least float there, or 0."""
+    kernel = [pooling.kernel_h, pooling.kernel_w] if pooling.kernel_h else [*pooling.kernel_size]
+    stride = [pooling.stride_h, pooling.stride_w] if pooling.stride_h else [*pooling.stride] or [1]
+    return bool(kernel) and not pooling.global_pooling and max(stride) > min(kernel)
 
 
 def known_differences(message: Any) -> list[str]:
