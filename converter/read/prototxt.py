@@ -8,6 +8,7 @@ from typing import Any
 
 from converter.errors import PrototxtError, shown
 from converter.files import read_file, stand_in
+from converter.formats import LENGTH, TEXT, recognised
 from converter.read.schema import message_class
 from converter.read.text import Document, read_text
 from converter.read.upgrade import NetSpec, upgrade
@@ -37,6 +38,8 @@ def _decoded(path: Path) -> str:
     raw = read_file(path, MAX_BYTES, "prototxt", PrototxtError)
     if found := stand_in(raw[:512]):
         raise PrototxtError(f"{path}: no prototxt, but {found}.")
+    if (other := recognised(raw[:LENGTH])) not in (None, TEXT):
+        raise PrototxtError(f"{path}: this is {other.what}, no prototxt; {other.advice}.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -10,9 +10,9 @@ from typing import overload
 
 from converter.errors import WeightsError, shown
 from converter.files import stand_in
+from converter.formats import LENGTH, recognised
 
 _BLOCK = 1 << 16
-_CONTROLS = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # which text does not hold
 
 
 class Source:
@@ -85,7 +85,7 @@ def open_source(path: Path) -> Source:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise WeightsError(f"{path}: not a regular file, so no weight file.")
-        head = os.pread(descriptor, 512, 0)
+        head = os.pread(descriptor, LENGTH, 0)
         if not head:
             raise WeightsError(f"{path}: the file is empty; the download may have failed.")
         if not os.fstat(descriptor).st_size:
@@ -99,33 +99,9 @@ def open_source(path: Path) -> Source:
     return Source(path, descriptor)
 
 
-_ARCHIVES = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")
-_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
 def _not_weights(head: bytes) -> str | None:
-    """What a file is that is no caffemodel, by its first 512 bytes, and what to do with it."""
+    """What a file is that is no caffemodel, by its first bytes, and what to do with it."""
     if found := stand_in(head):
         return f"no weight file, but {found}."
-    if head.startswith(b"PK\x03\x04") and b"data.pkl" in head:
-        return "this is a PyTorch file (.pth, .pt); it needs no conversion: torch.load(path, weights_only=True)."
-    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
-        return "this is an archive; unpack the caffemodel from it first."
-    if head.startswith(_PICKLES):
-        return "this is a Python pickle (an old PyTorch file, perhaps: torch.load(path, weights_only=True)), not a caffemodel."
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return "this is a safetensors file; it needs no conversion: safetensors.torch.load_file(path)."
-    if head.startswith(b"\x93NUMPY"):
-        return "this is a NumPy array (.npy), not a caffemodel."
-    if head[4:8] == b"TFL3":
-        return "this is a TensorFlow Lite model, not a caffemodel."
-    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # a number, then text: ModelProto or SavedModel; a mean image goes on with numbers
-        model = "an ONNX model" if head[4 : 4 + head[3]].isalnum() else "an ONNX or a TensorFlow model"
-        return f"this is {model}, not a caffemodel; convert-caffe reads Caffe's files only."
-    if b"\x12\x0bPlaceholder" in head or b"\x12\x05Const" in head:
-        return "this is a frozen TensorFlow graph (.pb), not a caffemodel."
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "this is UTF-16 text, no weight file; a prototxt has to be saved as UTF-8."
-    if head == head.translate(None, _CONTROLS) and (b":" in head or b"{" in head):
-        return "this is a text file, a prototxt or a solver by its looks; give the net's prototxt first, and the .caffemodel second."
-    return None
+    found_format = recognised(head)
+    return None if found_format is None else f"this is {found_format.what}; {found_format.advice}."

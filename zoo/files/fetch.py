@@ -21,7 +21,7 @@ from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Archive, Card, Checksum, File, Mirror
 from zoo.errors import FetchError, Offline, ProofError, Unverified
-from zoo.files import archive, converted, copies, parts, store
+from zoo.files import archive, converted, copies, parts, refusal, store
 from zoo.files.http import Job, Limits, MirrorFailed, download
 from zoo.files.lock import lock
 from zoo.files.unpacked import pieces
@@ -145,8 +145,8 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
             try:
                 taken[file.name] = settle(body, mirror, file, place, siblings, origin=str(source.resolve()))
                 taken |= {other.name: hit for other, _ in siblings if (hit := store.cached(place, other))}
-            except ProofError as refusal:
-                refusals.append(str(refusal))
+            except ProofError as error:
+                refusals.append(str(error))
             finally:
                 if body != source:
                     body.unlink(missing_ok=True)
@@ -154,9 +154,9 @@ def add(name: str, path: str | os.PathLike[str], *, accept_terms: bool = False, 
         return taken
     if unproven and not refusals:
         raise Unverified(unproven[0])
-    names = ", ".join(file.name for file in card.files)
     problems = dict.fromkeys([*unproven, *refusals])
-    raise ProofError("\n".join([f"{source} is none of {name}'s files ({names}){':' if problems else ''}", *problems]))
+    found = f"{source} is none of {name}'s files: it is {refusal.what_it_is(source)}"
+    raise ProofError("\n  ".join([found, *problems, f"expected: {refusal.expected(card)}"]))
 
 
 def clean(name: str | None = None, everything: bool = False) -> list[Path]:
@@ -285,8 +285,8 @@ def _first_that_settles(bodies: Iterator[Path], mirror: Mirror, file: File, plac
     for body in bodies:
         try:
             return settle(body, mirror, file, place, siblings, mirror.url)
-        except ProofError as refusal:
-            refusals.append(refusal)
+        except ProofError as error:
+            refusals.append(error)
     raise refusals[0]
 
 

@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from converter.files import flush_to_disk, head, stand_in
+from converter.files import flush_to_disk
 from zoo.cards.record import Card, Checksum, File
 from zoo.disk import digests_of, home, is_file, opened, read_record, refuse_link, write_json, writing
 from zoo.errors import CacheError, ProofError, TermsNotAccepted
+from zoo.files.refusal import foreign
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def prove(path: Path, what: str, size: int | None, checksums: tuple[Checksum, ..
 def _prove(source: IO[bytes], path: Path, what: str, size: int | None, checksums: tuple[Checksum, ...]) -> tuple[int, str]:
     found_size = os.fstat(source.fileno()).st_size
     if size not in (None, found_size):
-        raise ProofError(f"{what}: {found_size:,} bytes; {size:,} are expected{_what_it_is(path)}")
+        raise ProofError(f"{what}: {found_size:,} bytes; {size:,} are expected{_what_it_is(path, what)}")
     found = digests_of(source, (known.algorithm for known in checksums))
     wrong = [
         f"  {known.algorithm} is {found[known.algorithm]}, but {known.value} is published by {known.source}"
@@ -93,7 +94,7 @@ def _prove(source: IO[bytes], path: Path, what: str, size: int | None, checksums
         if found[known.algorithm] != known.value
     ]
     if wrong:
-        raise ProofError("\n".join([f"{what}: these are not the published bytes{_what_it_is(path)}", *wrong]))
+        raise ProofError("\n".join([f"{what}: these are not the published bytes{_what_it_is(path, what)}", *wrong]))
     return found_size, found["sha256"]
 
 
@@ -120,7 +121,7 @@ def install(temporary: Path, place: Path, file: File, origin: str, archive_proof
         size, sha256 = _prove(source, temporary, file.name, file.size, known)
         proof = "; ".join([*(f"{each.algorithm} as stated by {each.source}" for each in known), archive_proof]).strip("; ")
         pinned = not file.checksums and not archive_proof
-        if pinned and (found := _what_it_is(temporary)):
+        if pinned and (found := _what_it_is(temporary, file.name)):
             raise ProofError(f"{file.name}: this is not the file{found}")
         receipt = Receipt(size, sha256, unverified or proof or "nothing: no checksum is published, pinned on first use", origin, pinned)
         with writing(place):
@@ -198,6 +199,6 @@ def accept_terms(card: Card, accepted: bool) -> None:
         write_json(record, {"terms": text, "accepted": time.strftime("%Y-%m-%d")})
 
 
-def _what_it_is(path: Path) -> str:
-    found = stand_in(head(path, 512))
+def _what_it_is(path: Path, wanted: str) -> str:
+    found = foreign(path, wanted)
     return f" (it is {found})" if found else ""

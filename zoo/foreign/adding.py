@@ -23,6 +23,7 @@ from zoo.disk import digests, writing
 from zoo.errors import LoadError, ProofError, Unverified
 from zoo.files import copies, store
 from zoo.files import fetch as files
+from zoo.files.refusal import expected
 from zoo.foreign.forms import FAMILIES, Channels, Family, Form, Kind, canonical
 from zoo.foreign.keras_file import MAGIC, read_keras
 from zoo.foreign.torch_file import is_torch, read_torch
@@ -78,7 +79,10 @@ def add(
     family = FAMILIES.get(name)
     if family is None:
         framework = {"torch": "PyTorch", "keras": "Keras"}[kind]
-        raise ProofError(f"{source} is a file of {framework}'s; converted copies are known for {', '.join(FAMILIES)}, not for {name}")
+        raise ProofError(
+            f"{source} is a file of {framework}'s; converted copies are known for {', '.join(FAMILIES)}, not for {name}."
+            f" Expected: {expected(card)}"
+        )
     store.accept_terms(card, accept_terms)
     if not allow_unverified:
         raise Unverified(
