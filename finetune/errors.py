@@ -9,6 +9,10 @@ class SizesDiffer(FinetuneError):
     """Images or frames are of different sizes; reading them again with a `size` resizes all to it."""
 
 
+class MemoryShort(FinetuneError):
+    """The data, decoded, need more memory than there is; with a `size` they may need less."""
+
+
 class Stopped(Exception):
     """A run was told to stop by a signal; its state is saved."""
 

@@ -9,28 +9,38 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
+import threading
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
-from finetune.errors import FinetuneError
-from zoo.pictures import FORMATS, SUFFIXES, upright
+from finetune.errors import FinetuneError, MemoryShort, SizesDiffer
+from zoo import memory
+from zoo.pictures import BROKEN as BROKEN_PICTURE
+from zoo.pictures import FORMATS, SUFFIXES, on_white, upright
 
 if TYPE_CHECKING:
-    pass
+    import PIL.Image
 
 LIMIT = 4 << 30  # decompressed bytes of one file; fer2013.csv has 0.3 billion
 LARGEST_BLOCK = 64 << 20  # bytes read in one piece
 MOST_LINES = 4_000_000
 LONGEST_LINE = 1 << 20  # bytes: a 512×512 image in decimal
 LARGEST_SIDE = 8192  # pixels
+LARGE_IMAGE = 16_000_000  # pixels: such images are decoded one at a time
+MOST_FILES = 2_000_000  # images of one set
+UNQUESTIONED = 256 << 20  # decoded bytes that any source may have
+MOST_RATIO = 200  # decoded bytes for one on the disk; photographs have 10 to 50
 IMAGE_SUFFIXES = SUFFIXES
+ORIENTATION = 0x0112  # of EXIF
 VIDEO_SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
     ".vob", ".webm", ".wmv",
@@ -77,7 +87,7 @@ class Bounded(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 0 and offset > LIMIT:
-            raise FinetuneError(f"{self.what}: unpacks to more than {LIMIT:,} bytes: refused")
+            raise FinetuneError(f"{self.what}: unpacks to more than {LIMIT:,} bytes: refused; unpack it, and take a part")
         return self.stream.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
@@ -120,30 +130,108 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__MACOSX")))
 
 
-def read_image(path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
+# --- memory ---------------------------------------------------------------------------------------------------------------------------
+
+
+def check_room(need: int, on_disk: int, what: object, advice: str = "") -> None:
+    """Raises MemoryShort where `need` bytes of decoded data don't fit into memory, twice: they are copied once, into the cache.
+
+    Raises FinetuneError where they are so much more than the bytes on the disk that the source was made to fill the memory.
+    CAFFEZOO_MEMORY, where it is set, is the one limit.
+    """
+    if memory.VARIABLE not in os.environ and need > max(UNQUESTIONED, MOST_RATIO * on_disk):
+        raise FinetuneError(
+            f"{what}: unpacks to {memory.shown_size(need)}, {need // max(on_disk, 1):,} times what lies on the disk: refused. If it is what"
+            f" it should be, set {memory.VARIABLE}, as in {memory.VARIABLE}=16G"
+        )
+    if 2 * need > (have := memory.available()):
+        raise MemoryShort(
+            f"{what}: {memory.shown_size(need)} when decoded, twice as much while it is read, and {memory.shown_size(have)} of memory are"
+            f" available. {advice or 'Take a part of it'}, or set {memory.VARIABLE} where this is wrong, as in {memory.VARIABLE}=16G"
+        )
+
+
+def check_images(paths: Sequence[Path], size: int | tuple[int, int] | None, root: Path) -> None:
+    """Raises FinetuneError where so many images, all like the first one, are too many or don't fit into memory."""
+    if len(paths) > MOST_FILES:
+        raise FinetuneError(f"{root}: {len(paths):,} images, more than {MOST_FILES:,}; take a part of them")
+    height, width, channels = header(paths[0])
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+    on_disk = sum(path.stat().st_size for path in paths)
+    check_room(len(paths) * height * width * channels, on_disk, root, "Make the images smaller, or take a part of them")
+
+
+# --- images ---------------------------------------------------------------------------------------------------------------------------
+
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def own_limits() -> Iterator[None]:
+    """Without Pillow's warnings of large images: the limits here are smaller. For the thread that starts the others."""
+    import PIL.Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[PIL.Image.Image]:
+    """An image whose header is read, and nothing else. Raises FinetuneError for a damaged one, too, inside the block."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            if max(image.size) > LARGEST_SIDE:
+                shown = f"{image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side"
+                raise FinetuneError(f"{path}: {shown}: refused; save it smaller")
+            yield image
+    except (FinetuneError, PermissionError, FileNotFoundError, IsADirectoryError):
+        raise
+    except (OSError, PIL.Image.DecompressionBombError, *BROKEN_PICTURE) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise FinetuneError(f"{path}: not a whole image ({reason[:200]}); replace or remove the file") from error
+
+
+def header(path: Path) -> tuple[int, int, int]:
+    """(height, width, channels) of an image as it will be read, but for its pixels."""
+    with opened_image(path) as image:
+        height, width = upright_size(image)
+        return height, width, 1 if image.mode in ("1", "L", "LA") else 3
+
+
+def upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """(height, width) when the image is turned as its EXIF orientation says; of a PNG, where that stands before the pixels."""
+    unread = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look behind them
+    turned = not unread and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    return image.size if turned else (image.height, image.width)
+
+
+def read_image(path: Path, size: int | tuple[int, int] | None, like: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W) uint8 where the image is grey, also as equal channels, else (H, W, 3) RGB; resized to `size`, (H, W) or a square's side.
 
-    Turned upright as its EXIF orientation says.
+    Turned upright as its EXIF orientation says; transparent parts show white. Raises SizesDiffer, before anything is decoded, for an
+    image that is not of the size `like`, (H, W).
     """
     import PIL.Image
 
     wanted = (size, size) if isinstance(size, int) else size and (size[1], size[0])
-    try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
-            if max(image.size) > LARGEST_SIDE:
-                raise FinetuneError(f"{path}: {image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side: refused")
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-                raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
-            decoded = upright(image).convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    with opened_image(path) as image:
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+            raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
+        if like is not None and (found := upright_size(image)) != like:
+            raise SizesDiffer(f"{found[1]}×{found[0]} in {path}")
+        with _one_at_a_time if image.width * image.height > LARGE_IMAGE else nullcontext():
+            turned = upright(image)
+            grey = turned.mode in ("1", "L") and not turned.has_transparency_data
+            decoded = turned.convert("L") if grey else on_white(turned)
             if wanted is not None and decoded.size != wanted:
                 decoded = decoded.resize(wanted, PIL.Image.Resampling.BICUBIC)
             array = np.asarray(decoded)
-    except FinetuneError:
-        raise
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError, EOFError, zlib.error) as error:
-        if isinstance(error, PermissionError | FileNotFoundError):
-            raise
-        raise FinetuneError(f"{path}: not a whole image ({error}); replace or remove the file") from error
+    if like is not None and array.shape[:2] != like:
+        raise SizesDiffer(f"{array.shape[1]}×{array.shape[0]} in {path}")
     if array.ndim == 3 and (array[..., :1] == array[..., 1:]).all():
         return np.ascontiguousarray(array[..., 0])
     return array

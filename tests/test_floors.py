@@ -53,6 +53,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "preprocess": set(),
         "cards": {"errors"},
         "disk": {"errors"},
+        "memory": {"errors"},
         "pictures": {"errors"},
         "files": {"cards", "disk", "errors"},
         "models": {"cards", "disk", "errors", "files", "pictures"},

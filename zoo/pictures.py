@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.files import opened
-from converter.preprocess import on_white
+from converter.preprocess import on_white as on_white
 from converter.preprocess import upright as upright  # the recipes read pictures with it, too
 from zoo.errors import PictureError
 

@@ -11,7 +11,7 @@ from finetune.arrays import as_images, named_splits, npy
 from finetune.clips.classes import class_order, number_labels
 from finetune.clips.records import ClassIndex, Decoded, Label
 from finetune.errors import FinetuneError
-from finetune.files import damage_named
+from finetune.files import check_room, damage_named
 
 ARRAYS = {
     "frames": ("frames", "sequences", "clips", "videos", "images"), "labels": ("labels", "label", "emotion", "y"),
@@ -31,6 +31,7 @@ def decode_npz(path: Path, size: tuple[int, int] | None, class_index: ClassIndex
         if not members:
             raise FinetuneError(f"{path}: an archive without arrays; unpack it and pass the folder")
         names = {role: next((name for name in known if name in members), None) for role, known in ARRAYS.items()}
+        check_room(sum(members[name].file_size for name in names.values() if name), path.stat().st_size, path)
         held = {role: npy(archive, members[name], path) for role, name in names.items() if name}
     for role in ("frames", "labels"):
         if role not in held:

@@ -14,7 +14,7 @@ from finetune.clips.data import Clips, contents, copied, read_clips
 from finetune.clips.recipe import Recipe, check_clips
 from finetune.clips.records import Lists
 from finetune.clips.task import ClipFeatureTask, ClipTask
-from finetune.errors import SizesDiffer
+from finetune.errors import MemoryShort, SizesDiffer
 from finetune.protocol import Plan
 from finetune.runs.folder import Run
 from finetune.train.job import Job, Start
@@ -80,8 +80,8 @@ def read_data(path: Path, recipe: Recipe, lists: Lists | None = None, class_inde
     """The clips, their frames in the size in which they are, or where sizes differ, in the net's."""
     try:
         return read_clips(path, lists=lists, class_index=class_index)
-    except SizesDiffer:
-        if recipe.input.size is None:
+    except (SizesDiffer, MemoryShort):
+        if recipe.input.size is None or not path.is_dir():
             raise
         return read_clips(path, size=recipe.input.size, lists=lists, class_index=class_index)
 

@@ -6,7 +6,6 @@ A raw video is no clip yet: finetune.prepare_video makes folders of aligned face
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from finetune.clips.lists import given_lists, listed
 from finetune.clips.places import Places
 from finetune.clips.records import ClassIndex, Clip, Decoded, Listing, Lists
 from finetune.errors import FinetuneError, SizesDiffer
-from finetune.files import LARGEST_SIDE, read_image
+from finetune.files import LARGEST_SIDE, check_images, header, own_limits, read_image
 from finetune.labels import SPLIT_ORDER
 from zoo.errors import printable
 
@@ -92,40 +91,12 @@ def ids_of(clips: Sequence[Clip], root: Path) -> tuple[str, ...]:
 
 def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
     """Reads the frames of all clips, resized to `size` (H, W)."""
-    from PIL import Image
-    from tqdm import tqdm
-
-    def frames_of(clip: Clip) -> list[np.ndarray]:
-        return [read_image(path, size) for path in clip.frames]
-
-    parts: list[list[np.ndarray]] = []
-    seen: dict[tuple[int, ...], Path] = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image refuses by its own limit
-        try:
-            decoded = pool.map(frames_of, listing.clips)
-            for clip, frames in tqdm(
-                zip(listing.clips, decoded, strict=True),
-                printable(listing.root.name),
-                len(listing.clips),
-                delay=2,
-                disable=None,
-                leave=False,
-            ):
-                for path, frame in zip(clip.frames, frames, strict=True):
-                    seen.setdefault(frame.shape[:2], path)
-                if len(seen) > 1:
-                    (first, first_path), (second, second_path) = seen.items()
-                    raise SizesDiffer(
-                        f"{listing.root}: frames of different sizes: {first[1]}×{first[0]} in {first_path}, {second[1]}×{second[0]} in"
-                        f" {second_path}; pass size=(height, width) to resize all, e.g. size=(112, 112)"
-                    )
-                parts.append(frames)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    everything = [path for clip in listing.clips for path in clip.frames]
+    with own_limits():
+        check_images(everything, size, listing.root)
+        parts = read_frames(listing, size, everything[0])
     offsets = np.cumsum([0, *map(len, parts)])
-    [(height, width)] = seen
+    height, width = parts[0][0].shape[:2]
     colour = any(frame.ndim == 3 for frames in parts for frame in frames)
     tensor = np.empty((offsets[-1], 3, height, width) if colour else (offsets[-1], height, width), np.uint8)
     for clip_number, start in enumerate(offsets[:-1]):
@@ -143,6 +114,29 @@ def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
         subjects if all(subjects) else None,
         listing.notes,
     )
+
+
+def read_frames(listing: Listing, size: tuple[int, int] | None, first: Path) -> list[list[np.ndarray]]:
+    """The frames of each clip, on several threads. Raises SizesDiffer, naming two."""
+    from tqdm import tqdm
+
+    like = None if size is not None else header(first)[:2]
+
+    def frames_of(clip: Clip) -> list[np.ndarray]:
+        return [read_image(path, size, like) for path in clip.frames]
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            decoded = pool.map(frames_of, listing.clips)
+            return list(tqdm(decoded, printable(listing.root.name), len(listing.clips), delay=2, disable=None, leave=False))
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            if like is None or not isinstance(error, SizesDiffer):
+                raise
+            raise SizesDiffer(
+                f"{listing.root}: frames of different sizes: {like[1]}×{like[0]} in {first}, {error}; pass size=(height, width) to resize"
+                " all, e.g. size=(112, 112)"
+            ) from None
 
 
 def check_size(size: tuple[int, int] | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.arrays import as_images, as_labels, named_splits, npy
 from finetune.errors import FinetuneError
-from finetune.files import LIMIT
+from finetune.files import LIMIT, check_room
 from finetune.images.records import Decoded
 from finetune.labels import FER2013, SPLIT_ORDER, about_order, check_names, split_of
 
@@ -30,7 +30,7 @@ def hdf5(path: Path) -> Decoded:
         raise FinetuneError(f"{path}: an HDF5 file needs h5py: pip install h5py") from error
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def dataset(file: h5py.File, name: str) -> np.ndarray:
+    def dataset(file: h5py.File, name: str) -> h5py.Dataset:
         link = file.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
             raise FinetuneError(f"{path}: {name!r} is missing or not a data set of this file; found {', '.join(list(file)[:8])}")
@@ -39,16 +39,18 @@ def hdf5(path: Path) -> Decoded:
             raise FinetuneError(f"{path}: {name!r} keeps its numbers in other files: refused")
         if found.dtype.kind not in "ui" or found.nbytes > LIMIT:
             raise FinetuneError(f"{path}: {name!r} is {found.dtype} of shape {found.shape}; expected whole numbers, up to {LIMIT:,} bytes")
-        return np.asarray(found[()])
+        return found
 
     try:
         with h5py.File(path, "r") as file:
             names = [name.removesuffix("_pixel") for name in file if name.endswith("_pixel") and split_of(name.removesuffix("_pixel"))]
             if not names:
                 raise FinetuneError(f"{path}: no data set Training_pixel; found {', '.join(list(file)[:8]) or 'nothing'}")
+            sets = {key: dataset(file, key) for name in names for key in (f"{name}_pixel", f"{name}_label")}
+            check_room(sum(found.nbytes for found in sets.values()), path.stat().st_size, path)
             for name in names:
-                images = as_images(dataset(file, f"{name}_pixel"), f"{path}, {name}_pixel")
-                labels = as_labels(dataset(file, f"{name}_label"), f"{path}, {name}_label", len(images))
+                images = as_images(np.asarray(sets[f"{name}_pixel"][()]), f"{path}, {name}_pixel")
+                labels = as_labels(np.asarray(sets[f"{name}_label"][()]), f"{path}, {name}_label", len(images))
                 parts[str(split_of(name))] = (images, labels)
     except (OSError, RuntimeError, KeyError) as error:
         raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({error}); fetch it again") from error
@@ -102,6 +104,8 @@ def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
     """
     arrays = {member.filename.removesuffix(".npy").lower(): member for member in archive.infolist()}
     pairs = {known: name[2:] for name in arrays if name.startswith("x_") and (known := split_of(name[2:]))}
+    wanted = [arrays[name].file_size for name in arrays if pairs or any(name in names for names in NPZ_NAMES.values())]
+    check_room(sum(wanted), path.stat().st_size, path)
     if pairs:
         parts = {}
         for part, end in pairs.items():

@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None =
     if found is None:
         decoded = layouts.decode(source, size)
         found = Expressions(
-            torch.from_numpy(np.array(decoded.images, order="C")),
+            torch.from_numpy(np.require(decoded.images, requirements=("C", "W"))),
             torch.from_numpy(decoded.labels),
             tuple(decoded.split.tolist()),
             decoded.classes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError, SizesDiffer
-from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, read_image, subfolders
+from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, check_images, own_limits, read_image, subfolders
 from finetune.images.records import CSV_NAMES, Decoded
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, about_order, canonical, class_names, natural, split_of
 from zoo.errors import printable
@@ -24,9 +23,6 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     file name (numbers in it by value), so files named by row number come in row order. Names that begin with Training_,
     PublicTest_ or PrivateTest_ say their split themselves: the Kaggle tree mixes the last two in test/.
     """
-    from PIL import Image
-    from tqdm import tqdm
-
     found = list_images(root)
     files, notes = found.images, [*found.notes]
     classes = class_names(((entry.label, entry.split) for entry in files), root)
@@ -34,27 +30,44 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     if classes == NUMBERED:
         classes = FER2013
         notes += about_order({entry.split for entry in files})
-    # One thread: on 48×48 PNG files two take 1.5 times as long, the interpreter's lock being held most of the time.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image refuses by its own limit
-        images = [read_image(entry.path, size) for entry in tqdm(files, printable(root.name), delay=2, disable=None, leave=False)]
-    shapes = {image.shape[:2]: entry.path for image, entry in zip(reversed(images), reversed(files), strict=True)}
-    if len(shapes) > 1:
-        (first, first_path), (second, second_path) = list(shapes.items())[:2]
-        raise SizesDiffer(
-            f"{root}: images of different sizes: {first[1]}×{first[0]} in {first_path}, {second[1]}×{second[0]} in {second_path};"
-            " pass size= to resize all (e.g. size=64)"
-        )
-    if any(image.ndim == 3 for image in images):
-        images = [np.repeat(image[None], 3, 0) if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
+    paths = [entry.path for entry in files]
+    with own_limits():
+        check_images(paths, size, root)
+        pixels = read_images(paths, size, root)
     return Decoded(
-        np.stack(images),
+        pixels,
         np.array([position[canonical(entry.label)] for entry in files], np.int64),
         np.array([entry.split for entry in files]),
         classes,
         notes=tuple(notes),
         places=tuple(inside(root, entry.path) for entry in files),
     )
+
+
+def read_images(paths: Sequence[Path], size: int | None, root: Path) -> np.ndarray:
+    """(N, H, W) uint8, or (N, 3, H, W) where one of them has colours. Raises SizesDiffer, naming two."""
+    from tqdm import tqdm
+
+    images: list[np.ndarray] = []
+    like = None
+    # One thread: on 48×48 PNG files two take 1.5 times as long, the interpreter's lock being held most of the time.
+    for path in tqdm(paths, printable(root.name), delay=2, disable=None, leave=False):
+        try:
+            image = read_image(path, size, like)
+        except SizesDiffer as error:
+            assert like is not None
+            raise SizesDiffer(
+                f"{root}: images of different sizes: {like[1]}×{like[0]} in {paths[0]}, {error}; pass size= to resize all (e.g. size=64)"
+            ) from None
+        images.append(image)
+        like = image.shape[:2] if size is None else None
+    colour, side = any(image.ndim == 3 for image in images), images[0].shape[:2]
+    pixels = np.empty((len(images), 3, *side) if colour else (len(images), *side), np.uint8)
+    images.reverse()
+    for row in range(len(pixels)):
+        image = images.pop()  # so that no image is held twice
+        pixels[row] = image.transpose(2, 0, 1) if image.ndim == 3 else image
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finetune.config import as_json
-from finetune.errors import FinetuneError, SizesDiffer
+from finetune.errors import FinetuneError, MemoryShort, SizesDiffer
 from finetune.images import nets
 from finetune.images.data import Expressions, contents, copied, held_out, is_fer2013, read
 from finetune.images.recipe import Recipe
@@ -119,10 +119,10 @@ def image_job(
 
 
 def read_at_one_size(path: Path, size: tuple[int, int] | None) -> Expressions:
-    """The images at their own size or, where they differ, at a square of the net's."""
+    """The images at their own size or, where they differ or don't fit into memory, at a square of the net's."""
     try:
         return read(path)
-    except SizesDiffer:
-        if size is None:
+    except (SizesDiffer, MemoryShort):
+        if size is None or not path.is_dir():
             raise
         return read(path, size=max(size))

@@ -40,7 +40,7 @@ def decode(path: Path, size: int | None) -> Decoded:
         stream.seek(0)
         if inner[257:262] == b"ustar":
             return tarred(path, stream)
-        return csv_file(stream, str(path))
+        return csv_file(stream, str(path), path.stat().st_size)
 
 
 def best_csv(names: Sequence[str], path: Path) -> str:
@@ -65,7 +65,7 @@ def zipped(path: Path) -> Decoded:
         if members[name].file_size > LIMIT:
             raise FinetuneError(f"{path}: {name!r} unpacks to {members[name].file_size:,} bytes, more than {LIMIT:,}: refused")
         with archive.open(name) as member:
-            return csv_file(cast(IO[bytes], io.BufferedReader(member, 1 << 20)), f"{path}, {name!r}")
+            return csv_file(cast(IO[bytes], io.BufferedReader(member, 1 << 20)), f"{path}, {name!r}", path.stat().st_size)
 
 
 def tarred(path: Path, stream: IO[bytes]) -> Decoded:
@@ -79,4 +79,4 @@ def tarred(path: Path, stream: IO[bytes]) -> Decoded:
         name = best_csv(list(members), path)
         source = archive.extractfile(members[name])
         assert source is not None  # true of every regular member
-        return csv_file(source, f"{path}, {name!r}")
+        return csv_file(source, f"{path}, {name!r}", path.stat().st_size)

@@ -10,19 +10,21 @@ from typing import IO
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.files import numbered_lines
+from finetune.files import check_room, numbered_lines
 from finetune.images.records import Decoded
 from finetune.labels import FER2013, canonical, split_of
 
+CHECKED_EVERY = 64 << 20  # bytes of pixels between two looks at the memory
 BLANKS = b' "\t\r\n\0'
 
 
-def csv_file(stream: IO[bytes], what: str) -> Decoded:
+def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
     """fer2013.csv and its kin: columns emotion, pixels and perhaps Usage, in any order, spaces and quotes allowed in names.
 
     emotion is 0..6 in FER2013's order, or a name; pixels are H·W numbers 0..255 of a square grey image. Without Usage every
     row is "train". Lines after the last row that are no rows at all (neither an emotion nor pixels: in the wild, text behind
-    the 35,887th row) are left out with a note; anywhere else, or half a row, they are an error.
+    the 35,887th row) are left out with a note; anywhere else, or half a row, they are an error. `on_disk` is
+    the size of the file that is read, packed as it may be.
     """
     lines = numbered_lines(stream, what)
     header = [field.strip(BLANKS).lower().decode("latin-1") for field in next(lines)[1].removeprefix(b"\xef\xbb\xbf").split(b",")]
@@ -44,7 +46,7 @@ def csv_file(stream: IO[bytes], what: str) -> Decoded:
     pixels = bytearray()
     labels: list[int] = []
     split: list[str] = []
-    count = 0
+    count, asked = 0, CHECKED_EVERY
     stray: list[int] = []
     number_of = {str(label).encode(): label for label in range(len(FER2013))}
     split_names: dict[bytes, str] = {}
@@ -81,6 +83,9 @@ def csv_file(stream: IO[bytes], what: str) -> Decoded:
             if (values.view(np.uint64) > 255).any():
                 raise bad_pixel(fields[pixels_at], place)
             pixels += values.astype(np.uint8).tobytes()
+            if len(pixels) > asked:
+                check_room(len(pixels), on_disk, what)
+                asked = len(pixels) + CHECKED_EVERY
     if not labels:
         raise FinetuneError(f"{what}: a header and no rows; fetch the file again")
     side = math.isqrt(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,8 @@ def with_votes(data: Expressions, path: str | os.PathLike[str]) -> Expressions:
     thousand rows whose most voted class is seldom the label.
     """
     with Path(path).open("rb") as stream:
-        lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in numbered_lines(stream, str(path))]
+        some = islice(numbered_lines(stream, str(path)), 2 * len(data) + 100)  # blank lines may stand between; any more don't belong
+        lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in some]
     rows = [(number, [field.strip(' "\t\r\n\0\ufeff') for field in fields]) for number, fields in lines]
     header = [field.lower() for field in rows[0][1]]
     missing = [name for name in FERPLUS_VOTES if name.lower() not in header]
