@@ -66,7 +66,7 @@ class Guard:
             await _drain(receive)
             await _answer(send, *refusal)
             return
-        page = scope["path"] == "/"
+        page = scope["path"] in ("/", "/config")
         if page:  # unpacked, to be looked through
             scope = {**scope, "headers": [each for each in scope["headers"] if each[0].lower() != b"accept-encoding"]}
         await self.app(scope, _limited(receive), _page(send) if page else _guarded(send))

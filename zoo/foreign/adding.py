@@ -261,7 +261,7 @@ def compared(card: Card, state: Mapping[str, Tensor], family: Family, other: Cha
             f" add it with channels={other!r} (--channels {other})"
         )
     apart = {key: float((a - b).abs().max()) for key, (a, b) in pairs.items() if not torch.equal(a, b)}
-    held = f"compared with the authors' {network.weights}"
+    held = f"compared with the authors' {network.weights}, which zoo.load takes"
     if not apart and len(pairs) == len(ours):
         return f"{held}: equal, all {len(pairs)} arrays"
     worst = max(apart, key=lambda key: apart[key], default="")
