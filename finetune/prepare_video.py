@@ -22,6 +22,7 @@ from finetune.video.prepare import prepare
 from finetune.video.records import STATUSES, Options, Outcome, UsageError, Video
 from finetune.video.sources import find_videos
 from zoo.errors import ZooError, printable
+from zoo.models.device import check_device
 from zoo.terminal import Parser, missing, notes, say
 
 FEW = 5  # names in the summary
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None, *, detector: Callable[[str], faces.D
     except FinetuneError as error:
         command.error(str(error))
     try:
+        if given.device != "cpu":  # which takes torch's import to know
+            check_device(given.device)
         with terminated_like_interrupted(), notes():
             results = prepare(given.src, given.dst, options, processes=given.workers, device=given.device, detector=detector)
     except UsageError as error:

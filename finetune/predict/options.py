@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from finetune.errors import FinetuneError
+from zoo.models.device import check_device
 
 if TYPE_CHECKING:
     from finetune.predict.detect import Detector
@@ -66,10 +66,7 @@ def device_of(wanted: str | None) -> str:
 
     if wanted is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FinetuneError(f"--device {wanted}: {str(error).splitlines()[0][:200]}; cpu always works") from None
+    check_device(wanted)
     return wanted
 
 

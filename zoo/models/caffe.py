@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from converter.preprocess import Preprocess
 from zoo.cards.record import LocalCard
 from zoo.errors import LoadError
+from zoo.models.device import check_device
 from zoo.models.model import check_classes, finished
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def load_caffe(
     not clear which layer gives the classes, or the mean is in a file.
     """
     check_classes(num_classes)
+    check_device(device)
     net, layer = build(prototxt, weights, num_classes, classifier, input_shapes, empty=False)
     preprocess = preprocess if preprocess is not None else _preprocess(net)
     path = Path(prototxt if prototxt is not None else weights or "")

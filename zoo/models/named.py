@@ -20,6 +20,7 @@ from zoo.errors import LoadError
 from zoo.files import converted, copies, store
 from zoo.files.fetch import fetch
 from zoo.files.hub import fetch_hub, is_hub
+from zoo.models.device import check_device
 from zoo.models.model import check_classes, finished
 from zoo.models.runs import is_run, load_run
 from zoo.models.weights import caffe_net, fill, hand_written, keys_of
@@ -63,6 +64,7 @@ def load(
     replace, or the folder is no finished run.
     """
     check_classes(num_classes)
+    check_device(device)
     from converter import read_mean
 
     if isinstance(name, str) and is_hub(name):
