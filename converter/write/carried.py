@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-PACKAGE = "converter"
+PACKAGES = ("converter", "architectures")  # their definitions go along; the first may import nothing of the second
 _TOOLS = re.compile(r"  # (fmt|type|noqa|ruff)\b.*")  # what only this package's own checks read
 _LEFT_OUT = "\0"  # in place of a line
 
@@ -101,12 +101,18 @@ class Carried:
             source, original = file.imports.get(used, ("", ""))
             if used in file.definitions:
                 renamed[used] = self.add(module, used)
-            elif source.partition(".")[0] == PACKAGE:
+            elif source.partition(".")[0] in PACKAGES:
                 renamed[used] = self.add(source, original)
             elif source:
                 self.imports.add((source, original, used))
         self.texts.append(_renamed(_text(file.lines, node), {old: new for old, new in renamed.items() if old != new}))
         return here
+
+    def stand_in(self, module: str, name: str, text: str) -> None:
+        """Put this text in a definition's place."""
+        self.taken.add(name)
+        self.names[module, name] = name
+        self.texts.append(text)
 
     def add_record(self, module: str, name: str, values: Mapping[str, str], without: Sequence[str] = ()) -> None:
         """Take a dataclass along as a plain class whose fields have these values (as source), without some of its methods.

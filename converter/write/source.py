@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from converter.preprocess import Preprocess
     from converter.program import Program
 
-_READER = '''\
+READER = '''\
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict that a safetensors file holds: a header's length, the header in JSON, the values (huggingface.co/docs/safetensors)."""
     types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -48,7 +48,7 @@ _LOAD = '''\
 def load(weights: str | Path | None = None) -> Net:
     """The net in eval mode, with its weights: those of the .safetensors file beside this one, unless another is named."""
     %s
-    net.load_state_dict(read_weights(weights or Path(__file__).with_suffix(".safetensors"))%s)
+    net.load_state_dict(read_weights(weights or %s)%s)
     return net.eval()
 '''
 _TAKEN = ("Net", "load", "read_weights", "METADATA", "json", "Path", "torch", "Tensor", "nn")
@@ -88,15 +88,16 @@ def source_of(
     outputs: tuple[str, ...],
     facts: Mapping[str, str],
     preprocess: Preprocess | None = None,
+    weights: str | None = None,
 ) -> str:
-    """The file's text."""
+    """The file's text; `weights` is the name of the file beside it that load() reads, without it the .safetensors file of the same name."""
     used = dict.fromkeys(key for key, *_ in program.needed(outputs))
     modules = {key: module for key, module in modules.items() if key in used}
     _check(modules, program)
     ours = sorted({(type(module).__module__, type(module).__name__) for module in modules.values() if not _of_torch(module)})
     carried = carry(ours, _TAKEN)
     if preprocess is not None:
-        held = {each.name: _literal(getattr(preprocess, each.name)) for each in fields(preprocess)}
+        held = {each.name: literal(getattr(preprocess, each.name)) for each in fields(preprocess)}
         carried.add_record("converter.preprocess", "Preprocess", held, without=("with_mean_image",))
     ties = _ties({key: modules[key] for key in used})
     imports = carried.import_lines(
@@ -109,11 +110,18 @@ def source_of(
         "\n".join(["METADATA = {", *(f"    {key!a}: {_plain_value(value)}," for key, value in facts.items()), "}"]),
         *carried.texts,
         "\n".join([*_head(program, outputs, facts, preprocess, carried), *_body(modules, program, outputs, carried, ties)]),
-        _READER.rstrip(),
-        # load_state_dict() that copies keeps what layers share; the other way allocates nothing twice
-        (_LOAD % (("net = Net()", "") if ties else ('with torch.device("meta"):\n        net = Net()', ", assign=True"))).rstrip(),
+        READER.rstrip(),
+        loading(shares=bool(ties), weights=weights),
     ]
     return "\n\n\n".join(parts) + "\n"
+
+
+def loading(*, shares: bool, weights: str | None) -> str:
+    """The function load(). `shares`: the net's layers share parameters, which load_state_dict() keeps only where it copies; the other way
+    allocates nothing twice."""
+    place = 'Path(__file__).with_suffix(".safetensors")' if weights is None else f"Path(__file__).with_name({weights!a})"
+    start, how = ("net = Net()", "") if shares else ('with torch.device("meta"):\n        net = Net()', ", assign=True")
+    return (_LOAD % (start, place, how)).rstrip()
 
 
 def _check(modules: Mapping[str, nn.Module], program: Program) -> None:
@@ -150,7 +158,7 @@ def _docstring(program: Program, outputs: tuple[str, ...], facts: Mapping[str, s
 def _plain_value(text: str) -> str:
     """A fact as a Python literal: what is JSON as the value that it stands for."""
     try:
-        return _literal(json.loads(text))
+        return literal(json.loads(text))
     except ValueError:
         return ascii(text)
 
@@ -160,7 +168,7 @@ def _head(
 ) -> list[str]:
     """The class's attributes: those of a CaffeNet, so that no layer has their names."""
     lines = ["class Net(nn.Module):", f"    name = {facts.get('net', '')!a}"]
-    lines += [f"    inputs = {_literal(tuple(program.inputs))}", f"    outputs = {_literal(outputs)}"]
+    lines += [f"    inputs = {literal(tuple(program.inputs))}", f"    outputs = {literal(outputs)}"]
     if preprocess is not None:
         lines += [f"    preprocess = {carried.names['converter.preprocess', 'Preprocess']}()"]
     return lines
@@ -218,16 +226,16 @@ def _of_torch(module: nn.Module) -> bool:
 def _constructor(module: nn.Module, carried: Carried) -> str:
     kind = type(module)
     name = f"nn.{kind.__name__}" if _of_torch(module) else carried.names[kind.__module__, kind.__name__]
-    return f"{name}({', '.join(f'{name}={_literal(value)}' for name, value in constructor_arguments(module).items())})"
+    return f"{name}({', '.join(f'{name}={literal(value)}' for name, value in constructor_arguments(module).items())})"
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
     if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
         return f"float({str(value)!r})"
     if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(literal, value))}]"
     return ascii(value)
 
 

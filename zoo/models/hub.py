@@ -26,6 +26,7 @@ from zoo.errors import SaveError, TermsNotAccepted
 from zoo.files.hub import LIBRARY
 from zoo.models.readme import Facts, readme, terms_of
 from zoo.models.runs import FORMAT, MEAN_IMAGE
+from zoo.models.source import source_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,6 +95,11 @@ def _fill(model: Model, card: Card | LocalCard, folder: Path, name: str) -> list
     config |= {"weights": WEIGHTS, "sha256": hashes[WEIGHTS], "files": hashes}
     write_json(folder / "config.json", config)
     what["config.json"] = "what caffezoo needs to know to load it, with the hashes of these files"
+    arguments = {} if config["architecture"] == "caffe" else config["arguments"]
+    text = source_of(model, card.title, arguments, tuple(model.labels), WEIGHTS)
+    if text is not None:
+        (folder / "net.py").write_text(text, encoding="utf-8")
+        what["net.py"] = "the net as Python that needs torch and not caffezoo"
     parameters = sum(value.numel() for value in model.parameters())
     facts = Facts(name, parameters, config, what, _outputs(model, card))
     (folder / "README.md").write_text(readme(card, facts), encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 import torch
 from stub_hub import Hub, Repo, commit
 
+import architectures
 import zoo
 from zoo import cli
+from zoo.cards.record import LocalCard
 from zoo.errors import CacheError, FetchError, LoadError, Offline, ProofError, SaveError, TermsNotAccepted, UnknownModel, ZooError
 from zoo.models.hub import write_hub
 from zoo.models.runs import MOST_BYTES
@@ -61,6 +65,49 @@ def test_the_folder_loads_to_the_model_s_own_numbers(folder: Path) -> None:
     assert (again.labels, again.preprocess, again.card.crop) == (model.labels, model.preprocess, model.card.crop)
     assert again.card.terms is not None and again.card.terms.licence == model.card.terms.licence
     assert not again.training and zoo.load(str(folder), num_classes=3)(FACE).shape == (2, 3)
+
+
+BARE = """
+import runpy, sys, torch
+sys.modules.update(dict.fromkeys(("converter", "zoo", "architectures", "finetune")))
+net = runpy.run_path(sys.argv[1] + "/net.py")["load"]()
+with torch.inference_mode():
+    torch.save(net(torch.load(sys.argv[1] + "/../x.pt", weights_only=True)), sys.argv[1] + "/../y.pt")
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("converter", "zoo", "architectures") and sys.modules[name]))
+"""
+CLIPS = {"num_classes": 3, "encoder": "SmallResNet", "arguments": {"width": 8}}
+NETS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "fer_mini": (lambda: zoo.load("fer_mini"), (2, 1, 44, 44)),
+    "a converted net": (lambda: zoo.load_caffe(GOLDEN / "net.prototxt", GOLDEN / "net.caffemodel"), ()),
+    "MobileFaceNet": (lambda: zoo.load("mobilefacenet", pretrained=False), (2, 3, 112, 112)),
+    "a net of clips": (lambda: local(architectures.FaceClipNet(**CLIPS), CLIPS), (2, 3, 3, 32, 32)),
+    "another net of clips": (lambda: local(architectures.FaceResNetRNN(4), {"num_classes": 4}), (1, 2, 3, 112, 96)),
+}
+
+
+def local(net: Any, arguments: dict[str, Any]) -> Any:
+    """A net as a run's."""
+    net.card = LocalCard("run", 'a "run"', Path("run"), type(net).__name__, arguments, None)
+    net.labels, net.preprocess = (), None
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [pytest.param(*net, id=name, marks=[] if name in ("fer_mini", "a net of clips") else [pytest.mark.slow]) for name, net in NETS.items()],
+)
+@torch.inference_mode()
+def test_net_py_computes_the_same_where_caffezoo_is_not_installed(build: Callable[[], Any], shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build()
+    write_hub(model, tmp_path / "net", accept_terms=True)
+    x = torch.randn(shape or next(iter(model.input_shapes.values())))
+    torch.save(x, tmp_path / "x.pt")
+    done = subprocess.run([sys.executable, "-I", "-c", BARE, str(tmp_path / "net")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert torch.allclose(torch.load(tmp_path / "y.pt", weights_only=True), model(x), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(zoo.load(tmp_path / "net")(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_the_model_card_has_front_matter_terms_scores_and_three_lines_of_use(folder: Path) -> None:
