@@ -151,12 +151,28 @@ def _blocks(squeezed: bool) -> dict[str, str]:
     return {canonical(name): name for conv in convs for name in (conv, f"{conv}/bn")} | {name: name for name in single}
 
 
+def _like_torchvision(squeezed: bool) -> dict[str, str]:
+    """VGGFace2-pytorch's names: torchvision's ResNet-50, and conv4 and conv5 for squeezing and exciting."""
+    names = {"conv1": "conv1/7x7_s2", "bn1": "conv1/7x7_s2/bn", "fc": "classifier"}
+    for stage, count in ((2, 3), (3, 4), (4, 6), (5, 3)):
+        for number in range(1, count + 1):
+            block, here = f"conv{stage}_{number}", f"layer{stage - 1}.{number - 1}"
+            for at, kind in enumerate(("1x1_reduce", "3x3", "1x1_increase"), 1):
+                names |= {f"{here}.conv{at}": f"{block}_{kind}", f"{here}.bn{at}": f"{block}_{kind}/bn"}
+            if number == 1:
+                names |= {f"{here}.downsample.0": f"{block}_1x1_proj", f"{here}.downsample.1": f"{block}_1x1_proj/bn"}
+            if squeezed:
+                names |= {f"{here}.conv4": f"{block}_1x1_down", f"{here}.conv5": f"{block}_1x1_up"}
+    return names
+
+
 def _vggface2(squeezed: bool) -> Family:
     layers = _blocks(squeezed)
     mean = f"{'senet' if squeezed else 'resnet'}50_ft_dag.py: the mean is (131.0912, 103.8827, 91.4953), so red comes first"
     return Family(
         (
             Form("pytorch-mcn", "torch", layers, "RGB", f"pytorch-mcn's {mean}"),
+            Form("VGGFace2-pytorch", "torch", _like_torchvision(squeezed), "BGR", "cydonia999/VGGFace2-pytorch datasets/vgg_face2.py"),
             Form("keras-vggface", "keras", layers, "BGR", "rcmalli/keras-vggface utils.py, preprocess_input(version=2)"),
         ),
         first="conv1/7x7_s2",

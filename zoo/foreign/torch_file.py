@@ -22,6 +22,12 @@ NO_PICKLE = (
     " state dict in a place where its project's classes can be imported: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW)"
 )
 
+RAW_PICKLE = (
+    "a pickle, and no file of torch.save's. To load one runs code that it chooses, so it isn't done here; where you trust it, and it maps"
+    " names to arrays, as VGGFace2-pytorch's .pkl files do, make it a state dict: python -c 'import pickle, torch; torch.save({key:"
+    ' torch.from_numpy(value) for key, value in pickle.load(open("OLD.pkl", "rb"), encoding="latin1").items()}, "NEW.pth")\''
+)
+
 
 def is_torch(path: Path) -> bool:
     """Whether torch.save wrote the file, now or before 2020, or it is another pickle."""
@@ -43,7 +49,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     if zipped:
         _check_zip(path)
     elif head(path, len(LEGACY)) != LEGACY:
-        raise LoadError(f"{path}: a pickle, and no file of torch.save's: it {NO_PICKLE}")
+        raise LoadError(f"{path}: {RAW_PICKLE}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:

@@ -103,6 +103,8 @@ def test_vggface2_of_both_forms_computes_what_pytorch_mcn_s_net_does(small: None
     torch.testing.assert_close(logits(name, "classifier"), ff.resnet_forward(saved, image().flip(1)), rtol=1e-3, atol=1e-4)
     zoo.add(name, ff.save_keras(tmp_path / f"{net}.h5", ff.resnet_keras(state)), **YES)  # the same values: the pin agrees
     assert "keras-vggface" in zoo.info(name).origin
+    zoo.add(name, ff.save_torch(tmp_path / "weight.pth", ff.resnet_like_torchvision(state)), **YES)
+    assert "VGGFace2-pytorch; takes BGR" in zoo.info(name).origin
     underscored = {layer.replace("/", "_"): arrays for layer, arrays in ff.resnet_keras(state).items()}
     zoo.add(name, ff.save_keras(tmp_path / f"{net}_.h5", underscored), **YES)
 

@@ -182,6 +182,27 @@ def resnet_keras(state: State, top: bool = True) -> KerasLayers:
     return layers
 
 
+def resnet_like_torchvision(state: State) -> dict[str, Tensor]:
+    """VGGFace2-pytorch's ResNet-50 and SENet-50: BGR, torchvision's names, conv4 and conv5 for squeezing and exciting."""
+    parts = {"1x1_reduce": "conv1", "3x3": "conv2", "1x1_increase": "conv3", "1x1_down": "conv4", "1x1_up": "conv5"}
+    saved = {}
+    for key, value in state.items():
+        layer, _, parameter = key.removeprefix("conv").rpartition(".")
+        norm = "/bn" in layer
+        conv = layer.partition("/bn")[0]
+        if conv == "classifier":
+            name = "fc"
+        elif conv == "1/7x7_s2":
+            name = "bn1" if norm else "conv1"
+        else:
+            stage, number, kind = conv.split("_", 2)
+            place = f"layer{int(stage) - 1}.{int(number) - 1}"
+            own = f"downsample.{int(norm)}" if kind == "1x1_proj" else parts[kind].replace("conv", "bn" if norm else "conv")
+            name = f"{place}.{own}"
+        saved[f"{name}.{parameter}"] = value
+    return saved
+
+
 def resnet_forward(saved: State, image: Tensor) -> Tensor:
     """Logits of an image (N, 3, 224, 224) from pytorch-mcn's state dict."""
 
