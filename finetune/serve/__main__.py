@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from finetune.command import exit_status_of
 from finetune.predict.options import EXPRESSION_NOTE, OTHER_NOTE, add_face_options, detector_words, model_and_detector
@@ -25,9 +26,7 @@ def serve(options: argparse.Namespace) -> None:
     from finetune.serve.keep import keeping
 
     require("PIL.Image", "gradio")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder of uploads goes then, too
-    with keeping() as keep:
+    with terminable(), keeping() as keep:
         from finetune.serve import app
 
         app.require_gradio(keep)
@@ -47,6 +46,19 @@ def serve(options: argparse.Namespace) -> None:
             where = app.folder_words(keep.path)
             print(f"{app.address_of(taken)}  (Ctrl-C ends it; pictures stay in {where} until they are read)", flush=True)
             app.run(page, taken)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that the folder of uploads goes, too."""
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import io
 import os
 import re
@@ -78,7 +79,7 @@ def test_faces_and_bars_of_what_a_browser_sent(way: str, reader: Reader, keep: K
 
 
 def test_a_large_picture_comes_back_small_with_its_box_in_place(reader: Reader) -> None:
-    image = np.kron(TWO, np.ones((16, 16, 1), np.uint8))
+    image = np.kron(TWO, np.ones((8, 8, 1), np.uint8))
     reading = reader.read(image)
     assert reading.image is not None and max(reading.image.shape[:2]) == 1024
     scale = 1024 / max(TWO.shape[:2])
@@ -275,6 +276,21 @@ def test_a_port_that_is_taken_is_told_with_another_one() -> None:
         assert again.getsockname()[1] == number
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the command asks for gradio first: the extra serve")
+@pytest.mark.parametrize(("host", "open_to_all"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_a_page_for_everybody_says_so_and_what_it_reads(
+    host: str, open_to_all: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "require_gradio", lambda keep: None)
+    monkeypatch.setattr(app, "application", lambda reader, host: reader)
+    monkeypatch.setattr(app, "run", lambda reader, taken: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["fer_mini", "--host", host, "--port", "0", "--no-detect"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"http://{host}:") and "Ctrl-C" in printed.out
+    assert "not feelings" in printed.err and ("no password" in printed.err) == open_to_all
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the command asks for gradio first: the extra serve")
 @pytest.mark.parametrize(
     ("words", "answer"),
     [(["no_such_model"], "no model 'no_such_model'"), (["fer_mini", "--host", "no.such.host.invalid"], "--host no.such.host.invalid")],
@@ -285,10 +301,8 @@ def test_what_cannot_be_is_said_in_a_line(
     monkeypatch.setattr(app, "require_gradio", lambda keep: None)
     monkeypatch.setattr(socket, "getaddrinfo", unknown(socket.getaddrinfo))
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert main([*words, "--port", "0"] if "--port" not in words else words) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert main([*words, "--port", "0"]) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and answer in line
 
