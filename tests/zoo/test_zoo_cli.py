@@ -193,3 +193,49 @@ def test_a_run_is_exported_as_a_caffe_net_of_the_same_numbers_and_size(
         torch.testing.assert_close(found, zoo.load(run)(x).softmax(1), atol=1e-5, rtol=1e-4)
     assert main(["export", str(tmp_path / "none"), "-o", str(tmp_path / "x.caffemodel")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")  # OpenCV may be missing
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "side", "channels", "layer"),
+    [("SmallVGG", {"num_classes": 3, "widths": [8, 16]}, 24, "GRAY", "conv2_2"), ("FaceClipNet", {"num_classes": 3}, 112, "RGB", None)],
+)
+def test_a_run_without_a_prototxt_is_exported_by_its_operations(
+    architecture: str,
+    arguments: dict[str, object],
+    side: int,
+    channels: str,
+    layer: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    import architectures
+    import zoo
+    from converter import convert
+
+    torch.manual_seed(0)
+    net = getattr(architectures, architecture)(**arguments)
+    run = tmp_path / "run"
+    run.mkdir()
+    save_file(net.state_dict(), run / "best.safetensors")
+    digest = hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest()
+    spec = {"size": [side, side], "channels": channels, "mean": [128] * (1 if channels == "GRAY" else 3), "scale": 0.0078125}
+    card = {"format": 1, "architecture": architecture, "arguments": arguments, "weights": "best.safetensors", "sha256": digest}
+    (run / "card.json").write_text(json.dumps(card | {"classes": list("abc"), "title": "a run", "preprocess": spec}))
+    output = tmp_path / "net.caffemodel"
+    if layer is None:  # a net of clips
+        assert main(["export", str(run), "-o", str(output)]) == 1
+        assert "Nor can its operations be written as Caffe's layers" in capsys.readouterr().err and not output.exists()
+        return
+    x = torch.randn(1, 1, side, side)
+    for half, tolerance in (([], 1e-5), (["--half"], 5e-3)):
+        assert main(["export", str(run), "-o", str(output), *half]) == 0
+        assert "of the largest value from the module itself" in capsys.readouterr().out
+        found = convert(tmp_path / "net.prototxt", output)
+        assert layer in found.layer_names.values()
+        with torch.inference_mode():
+            want = zoo.load(run)(x)
+            assert (found(x) - want).abs().max() <= tolerance * want.abs().max()

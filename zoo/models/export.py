@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from converter import CaffeNet
     from converter.build.graph import Graph
+    from converter.verify import Comparison
 
 # Architecture -> its net in zoo/prototxt; those that have a card are found there.
 WITHOUT_A_CARD = {
@@ -32,6 +33,10 @@ WITHOUT_A_CARD = {
     "SmallVGG": "small_vgg.prototxt",
 }
 TOLERANCE = 1e-3  # of the largest output: the two nets differ by rounding (1e-6), or they are different nets
+
+
+class NoPrototxt(SaveError):
+    """The zoo has no prototxt that describes the model."""
 
 
 class Twin(CaffeTwin, Classifier, Protocol):
@@ -73,6 +78,45 @@ def save_caffe(model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: s
         raise SaveError(str(error)) from error
 
 
+def export_caffe(
+    model: nn.Module, prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str], *, half: bool = False
+) -> list[Comparison]:
+    """save_caffe(), and where the zoo has no prototxt for the model (another number of stages, other taps, a net of no Caffe origin),
+    converter.to_caffe(): layers named after the model's modules, and no Softmax at the end.
+
+    Returns what to_caffe() compared, () where save_caffe() did it. Raises SaveError with both reasons.
+    """
+    try:
+        save_caffe(model, prototxt, caffemodel, half=half)
+        return []
+    except NoPrototxt as reason:
+        if type(model).__name__ in _SEVERAL_NETS:
+            raise
+        return _traced(model, Path(prototxt), Path(caffemodel), half, reason)
+
+
+def _traced(model: nn.Module, prototxt: Path, caffemodel: Path, half: bool, reason: NoPrototxt) -> list[Comparison]:
+    """What torch.export finds in the model, as a Caffe net."""
+    import torch
+
+    from converter import ConversionError, convert, save_caffemodel, to_caffe
+
+    spec = vars(model).get("preprocess")
+    if not isinstance(spec, Preprocess) or spec.size is None:
+        raise SaveError(f"{reason} It does not say how large its images are, so it cannot be traced on one, either") from reason
+    twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    example = torch.rand((1, 1 if spec.channels == "GRAY" else 3, *spec.size), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "net.caffemodel" if half else caffemodel
+            compared = to_caffe(twin, example, prototxt, place, name=type(model).__name__)
+            if half:
+                save_caffemodel(convert(prototxt, place), caffemodel, half=True)
+    except ConversionError as error:
+        raise SaveError(f"{reason}\nNor can its operations be written as Caffe's layers: {error}") from error
+    return compared
+
+
 def _as_caffe(model: nn.Module) -> CaffeNet:
     """The Caffe net of a hand-written one, with its weights, proven on one input."""
     import torch
@@ -81,7 +125,7 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
 
     kind = cast("type[Twin]", type(model))
     if kind.__name__ not in forms():
-        raise SaveError(f"{_no_form(kind)} There is one for {', '.join(forms())}, and for converted nets")
+        raise NoPrototxt(f"{_no_form(kind)} There is one for {', '.join(forms())}, and for converted nets")
     _check_taps(model)
     _check_layers(model, kind)
     twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
@@ -90,7 +134,7 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
         net, logits = _structure(kind, model, state)
         fill(net, _caffe_state(kind, state, net), (), kind.__name__)
     except (LoadError, ConversionError) as error:
-        raise SaveError(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
+        raise NoPrototxt(f"this {kind.__name__} is not the net of {forms()[kind.__name__]}: {error}") from error
     (shape,) = net.input_shapes.values()
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
@@ -105,13 +149,15 @@ def _as_caffe(model: nn.Module) -> CaffeNet:
     return net
 
 
+_SEVERAL_NETS = {
+    "MTCNN": "MTCNN is three nets and a cascade, which Caffe leaves to its caller: the authors' three files are its Caffe form.",
+    "VGGFaceRNN": "VGGFaceRNN reads clips of different lengths, which no single Caffe net does.",
+    "FaceResNetRNN": "FaceResNetRNN reads clips of different lengths, which no single Caffe net does.",
+}
+
+
 def _no_form(kind: type) -> str:
-    reasons = {
-        "MTCNN": "MTCNN is three nets and a cascade, which Caffe leaves to its caller: the authors' three files are its Caffe form.",
-        "VGGFaceRNN": "VGGFaceRNN reads clips of different lengths, which no single Caffe net does.",
-        "FaceResNetRNN": "FaceResNetRNN reads clips of different lengths, which no single Caffe net does.",
-    }
-    return reasons.get(kind.__name__, f"{kind.__name__} has no Caffe form: no prototxt in the zoo describes it.")
+    return _SEVERAL_NETS.get(kind.__name__, f"{kind.__name__} has no Caffe form: no prototxt in the zoo describes it.")
 
 
 def _check_taps(model: nn.Module) -> None:
@@ -119,7 +165,7 @@ def _check_taps(model: nn.Module) -> None:
     default = inspect.signature(type(model)).parameters.get("taps")
     taps = getattr(model, "taps", ())
     if default is not None and tuple(taps) != tuple(default.default):
-        raise SaveError(
+        raise NoPrototxt(
             f"this {type(model).__name__} has the taps {', '.join(taps)}; {forms()[type(model).__name__]} describes the default"
             f" taps ({', '.join(default.default)}) only"
         )
@@ -131,7 +177,7 @@ def _check_layers(model: nn.Module, kind: type[Twin]) -> None:
     lacking = sorted(held - dict(model.named_modules()).keys())
     if lacking:
         name = kind.__name__
-        raise SaveError(
+        raise NoPrototxt(
             f"this {name} has no {', '.join(lacking)}; {forms()[name]} describes the default layers: their"
             " widths may differ, their number may not"
         )
