@@ -81,7 +81,8 @@ def predict(options: argparse.Namespace) -> int:
     bar = tqdm(total=len(sources), unit="file", disable=None if options.camera is None else True)
     facts = {
         "model": model.name, "model_sha256": model.sha256, "labels": list(model.labels), "detector": search.name,
-        "margin": model.crop.margin, "align": model.crop.align, "every": options.every, "smooth": options.smooth,
+        "margin": model.crop.margin, "align": model.crop.align, "crop_source": model.crop.source,
+        "every": options.every, "smooth": options.smooth,
     }  # fmt: skip
     with written(options.output, model.labels, facts) as sink:
         table = Table([source.name for source in sources], model.labels, options.top, lambda line: _show(line, bar))

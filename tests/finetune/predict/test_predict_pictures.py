@@ -92,7 +92,7 @@ def test_json_says_what_made_the_rows(run: str, folder: Path, capsys: pytest.Cap
     main([run, str(folder), "-o", str(out), "--margin", "0.25", "--top", "1"])
     result: dict[str, Any] = json.loads(out.read_text())
     assert result["schema_version"] == 1 and result["labels"] == list(LABELS) and result["detector"] == "mtcnn"
-    assert result["model"] == "run" and result["margin"] == 0.25
+    assert result["model"] == "run" and result["margin"] == 0.25 and result["crop_source"] == "--margin"
     assert "crop: a square about the box, margin +0.25 (--margin)" in capsys.readouterr().err
     assert result["model_sha256"] == hashlib.sha256((Path(run) / "best.safetensors").read_bytes()).hexdigest()
     assert [list(row) for row in result["rows"]] == [COLUMNS] * 5
