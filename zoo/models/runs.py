@@ -32,6 +32,12 @@ FORMAT = 1
 MOST_BYTES = 4 << 20  # of card.json
 MEAN_IMAGE = "mean.safetensors"  # of a folder made for the Hub
 MOST_PIXELS = 1 << 14  # on a side of the input
+MOST_AREA = 1 << 24  # pixels of the input
+MOST_CLASSES = 10_000
+LONGEST = 1_000  # characters of a text
+MOST_ITEMS = 100  # of a list or an object in arguments, which become layers
+MOST_WIDTH = 1 << 20  # of a whole number in arguments but num_classes, which the weights are held against
+MOST_DEPTH = 4
 
 
 def is_run(name: str | os.PathLike[str]) -> bool:
@@ -127,18 +133,26 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
     classes = field("classes", list, "a list of names")
     if not all(isinstance(name, str) for name in classes):
         raise LoadError(f"{where}: classes is {_short(classes)}; it must be a list of names")
+    if len(classes) > MOST_CLASSES or len(set(classes)) < len(classes) or max(map(len, classes), default=0) > LONGEST:
+        raise LoadError(
+            f"{where}: classes is {_short(classes)}; it must be at most {MOST_CLASSES:,} different names of up to {LONGEST:,} characters"
+        )
+    for name in ("title", "recipe"):
+        if not isinstance(text := facts.get(name) or "", str) or len(text) > LONGEST:
+            raise LoadError(f"{where}: {name} is {_short(text)}; it must be a text of up to {LONGEST:,} characters")
     arguments = field("arguments", dict, "the arguments of the architecture, by name")
     outputs = arguments.get("num_classes")
     if outputs is not None and classes and outputs != len(classes):
         raise LoadError(f"{where}: there are {len(classes)} classes, but num_classes is {_short(outputs)}")
     architecture = field("architecture", str, 'the name of a class in architectures, or "caffe"')
+    _check_arguments(arguments, f"{where}: {_short(architecture)}")
     named = arguments.get("classifier") if architecture == "caffe" else None
     if architecture == "caffe" and (arguments.keys() - {"classifier"} or not isinstance(named, str | None)):
         raise LoadError(f"{where}: a Caffe net takes no arguments but the name of its classifier, not {_short(arguments)}")
     no_image = where.name == "config.json" and facts.get("preprocess", 0) is None
     scores = facts.get("scores") or {}
-    if not isinstance(scores, dict) or not all(_is_number(value) for value in scores.values()):
-        raise LoadError(f"{where}: scores is {_short(scores)}; it must be an object of numbers")
+    if not isinstance(scores, dict) or len(scores) > LONGEST or not all(map(_is_number, scores.values())):
+        raise LoadError(f"{where}: scores is {_short(scores)}; it must be an object of at most {LONGEST:,} numbers")
     return LocalCard(
         name=folder.absolute().name,
         title=str(facts.get("title") or folder.name),
@@ -153,6 +167,30 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
         crop=_crop(facts.get("crop"), where),
         terms=_terms(facts.get("terms"), where),
     )
+
+
+def _check_arguments(arguments: Mapping[str, object], net: str) -> None:
+    """Raises LoadError for what no net is built with, before a net is: each item of a list may become a layer."""
+
+    def problem(value: object, depth: int, name: str) -> str:
+        if isinstance(value, (dict, list)):
+            if depth == MOST_DEPTH:
+                return "is nested too deeply"
+            if len(value) > MOST_ITEMS:
+                return f"has {len(value):,} items, more than {MOST_ITEMS}"
+            items = value.items() if isinstance(value, dict) else [("", item) for item in value]
+            return next(filter(None, (problem(item, depth + 1, str(key)) for key, item in items)), "")
+        if isinstance(value, str) and len(value) > LONGEST:
+            return f"has a text of {len(value):,} characters, more than {LONGEST:,}"
+        if isinstance(value, int) and name != "num_classes" and abs(value) > MOST_WIDTH:
+            return f"has a number above {MOST_WIDTH:,}"
+        return "has a number that is none" if isinstance(value, float) and not _is_number(value) else ""
+
+    for name, value in arguments.items():
+        if found := problem(value, 0, name):
+            raise LoadError(f"{net} cannot be built: its argument {_short(name)} {found}")
+    if len(arguments) > MOST_ITEMS:
+        raise LoadError(f"{net} cannot be built: it has {len(arguments):,} arguments, more than {MOST_ITEMS}")
 
 
 def _terms(facts: object, where: Path) -> Terms | None:
@@ -215,7 +253,7 @@ def _is_side(value: object) -> bool:
 
 
 def _pair(value: object) -> tuple[int, int] | None:
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)):
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)) and value[0] * value[1] <= MOST_AREA:
         return value[0], value[1]
     return None
 
@@ -294,7 +332,8 @@ def _inside(folder: Path, name: object, what: str) -> Path:
         raise LoadError(f"{card_file(folder)}: {what} is {_short(name)}; it must be the name of a file in the folder")
     path = folder / name
     try:
-        if path.is_symlink() and card_file(folder).name == "config.json" and not _leads_inside(path, folder):
+        linked = what == "weights" and card_file(folder).name == "card.json"  # large, perhaps on another disk, and proven by their hash
+        if path.is_symlink() and not linked and not _leads_inside(path, folder):
             raise LoadError(f"{path} is a link that leads out of the folder; put the file itself there")
         if path.is_file():
             return path

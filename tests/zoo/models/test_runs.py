@@ -328,6 +328,26 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a crop without a margin": ({"crop": {"align": True}}, "crop is .*margin"),
     "a crop without a height": ({"crop": {"margin": 0, "align": True, "size": [0, 96]}}, "crop is .*size"),
     "a crop that sees a continent": ({"crop": {"margin": 1e9, "align": False}}, "-0.4 to 4"),
+    "a million layers": (
+        {"architecture": "SmallVGG", "arguments": {"num_classes": 3, "widths": [1] * 10**6}},
+        "widths' has 1,000,000 items",
+    ),
+    "a layer as wide as a disk": (
+        {"architecture": "SmallResNet", "arguments": {"num_classes": 3, "width": 1 << 40}},
+        "a number above",
+    ),
+    "arguments within arguments": ({"arguments": {"num_classes": 3, "taps": [[[[[["a"]]]]]]}}, "taps' is nested too deeply"),
+    "an argument of a megabyte": ({"arguments": {"num_classes": 3, "taps": ["a" * 10**6]}}, "taps' has a text of 1,000,000"),
+    "an argument that is infinite": ({"arguments": {"num_classes": 3, "dropout": float("nan")}}, "a number that is none"),
+    "a number of a thousand digits": ({"arguments": {"num_classes": 3, "dropout": -(10**999)}}, "dropout' has a number above"),
+    "a hundred arguments": ({"arguments": {f"a{i}": 0 for i in range(200)}}, "it has 200 arguments"),
+    "a hundred thousand classes": ({"arguments": {}, "classes": list(map(str, range(10**5)))}, "at most 10,000 different names"),
+    "a class twice": ({"classes": ["a", "b", "a"]}, "different names"),
+    "a class of a megabyte": ({"classes": ["a", "b", "c" * 10**6]}, "up to 1,000 characters"),
+    "a title of a megabyte": ({"title": "a" * 10**6}, "title is"),
+    "a recipe that is a list": ({"recipe": [[["a"]]]}, "recipe is"),
+    "a picture of a gigabyte": ({"preprocess": {**SPEC, "size": [16384, 16384]}}, r"size .height, width."),
+    "a million scores": ({"scores": {str(i): 0 for i in range(2000)}}, "scores is"),
     "channels of another order": ({"preprocess": {**SPEC, "channels": "GBR"}}, "channels"),
     "scores of words": ({"scores": {"public": "good"}}, "scores is"),
     "arguments of a Caffe net": ({"architecture": "caffe", "prototxt": "net.prototxt"}, "takes no arguments but"),
@@ -340,6 +360,23 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_card_that_is_wrong_or_hostile_is_a_load_error(changes: dict[str, Any], words: str, tmp_path: Path, weights: bytes) -> None:
     folder = write_run(tmp_path / "a", weights, **changes)
     with pytest.raises(LoadError, match=words):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("target", ["../net.prototxt", "/etc/passwd"])
+def test_a_prototxt_that_is_a_link_out_of_the_folder_is_refused(target: str, tmp_path: Path, weights: bytes) -> None:
+    folder = write_run(tmp_path / "a", weights, architecture="caffe", arguments={}, prototxt="net.prototxt")
+    (tmp_path / "net.prototxt").write_text('name: "x"')
+    (folder / "net.prototxt").symlink_to(target)
+    with pytest.raises(LoadError, match=r"net\.prototxt is a link that leads out of the folder"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"root:x:0:0:root:/root:/bin/bash\n" * 40, b"\xff\xfe" * 50, b"net: 'a'", b'name: "a"'])
+def test_a_prototxt_that_is_no_net_is_a_load_error(content: bytes, tmp_path: Path, weights: bytes) -> None:
+    folder = write_run(tmp_path / "a", weights, architecture="caffe", arguments={}, prototxt="net.prototxt")
+    (folder / "net.prototxt").write_bytes(content)
+    with pytest.raises(LoadError, match=r"net\.prototxt"):
         zoo.load(folder)
 
 
