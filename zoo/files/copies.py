@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from zoo.cards import registry
 from zoo.cards.record import Card, Checksum, File
 from zoo.disk import digests, home
-from zoo.errors import ProofError
+from zoo.errors import CacheError, ProofError
 from zoo.files import store
 from zoo.files.lock import lock
 
@@ -38,7 +37,10 @@ def info(name: str) -> Card:
     Raises UnknownModel, with the names that come close.
     """
     card = registry.card_of(name)
-    return card if copy_of(card) is None else with_origin(card)
+    try:
+        return card if copy_of(card) is None else with_origin(card)
+    except CacheError:  # a link in the cache, which fetch and verify explain
+        return card
 
 
 def with_origin(card: Card) -> Card:
@@ -52,7 +54,7 @@ def keep(card: Card, state: Mapping[str, Tensor], origin: str, proof: str) -> Pa
     from safetensors.torch import save_file
 
     place = store.folder(card)
-    temporary = place / f".{secrets.token_hex(8)}.tmp"
+    temporary = store.temporary(place)
     with lock(place):
         try:
             save_file(dict(state), temporary)

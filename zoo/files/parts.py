@@ -95,11 +95,11 @@ def claim(place: Path, name: str, url: str) -> Iterator[Part]:
     stem = f".{name}.{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     free = place / f"{stem}.part"
     with writing(place):  # a folder that cannot be written is found out before anything is asked of a server
-        part = _created(place / f"{stem}.{_owner()}.part", free)
+        part = _created(place / f"{stem}.{owner()}.part", free)
     try:
         with writing(place):
             for orphan in sorted(place.glob(f"{stem}.*part"), key=_size, reverse=True):
-                if (orphan == free or _is_dead(orphan)) and _take_over(orphan, part, place / f"{stem}.{_owner()}.part"):
+                if (orphan == free or _is_dead(orphan)) and _take_over(orphan, part, place / f"{stem}.{owner()}.part"):
                     break
         yield part
     finally:
@@ -150,13 +150,12 @@ def _take_over(orphan: Path, part: Part, claimed: Path) -> bool:
 
 
 def leftovers(place: Path, name: str = "") -> list[Path]:
-    """Unfinished downloads (of the file `name`), their notes and temporary files that no living process owns."""
+    """Unfinished downloads (of the file `name`) and their notes, and temporary files, that no living process owns."""
     start = f".{name}." if name else "."
     found = [path for path in place.glob(f"{start}*.part") if path.name.count("~") != 2 or _is_dead(path)]
     living = set(place.glob(".*.part")) - set(found)
     notes = [path for path in place.glob(f"{start}*.note") if path.with_suffix(".part") not in living]
-    old = time.time() - ABANDONED
-    found += notes + [path for path in place.glob(f"{start}*.tmp") if _changed(path) < old]
+    found += notes + [path for path in place.glob(".*.tmp") if _is_dead(path)]
     return [path for path in found if path.is_symlink() or not path.is_dir()]
 
 
@@ -192,14 +191,8 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _changed(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return time.time()
-
-
-def _owner() -> str:
+def owner() -> str:
+    """What a file's name says of the process that writes it."""
     return f"{_host()}~{os.getpid()}~{secrets.token_hex(4)}"
 
 
@@ -207,17 +200,18 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
-def _is_dead(part: Path) -> bool:
-    """True if the part's owner is a process of this host that is gone, or has not written for ABANDONED seconds."""
+def _is_dead(path: Path) -> bool:
+    """Whether the owner of a part or a temporary file is a process of this host that is gone, or has not written for ABANDONED seconds."""
     try:
-        untouched = time.time() - part.lstat().st_mtime
-        host, pid, _ = part.stem.rsplit(".", 1)[-1].split("~")
-    except (OSError, ValueError):
+        if time.time() - path.lstat().st_mtime > ABANDONED:
+            return True
+    except OSError:
         return False
-    if untouched > ABANDONED:
-        return True
-    if host != _host() or not (pid.isascii() and pid.isdecimal() and len(pid) < 10):
+    # Temporary files of files.replacing() live for a moment, and don't name the host.
+    owner = re.fullmatch(r"(?:(.+)~)?([0-9]{1,9})[~-][0-9a-f]+", path.stem.rsplit(".", 1)[-1])
+    if owner is None or owner[1] not in (None, _host()):
         return False
+    pid = owner[2]
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -13,7 +13,6 @@ and a hit costs two system calls and a small read: no lock, no write, no hashing
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from contextlib import suppress
@@ -25,6 +24,7 @@ from converter.files import flush_to_disk
 from zoo.cards.record import Card, Checksum, File
 from zoo.disk import digests_of, home, is_file, opened, read_record, refuse_link, write_json, writing
 from zoo.errors import CacheError, ProofError, TermsNotAccepted
+from zoo.files.parts import owner
 from zoo.files.refusal import foreign
 
 
@@ -170,8 +170,8 @@ def prove_in_place(place: Path, file: File) -> Path | None:
 
 
 def temporary(place: Path) -> Path:
-    """A name in the cache that no file has."""
-    return place / f".{secrets.token_hex(8)}.tmp"
+    """A name in the cache that no file has, and that says whose it is."""
+    return place / f".{owner()}.tmp"
 
 
 def accept_terms(card: Card, accepted: bool) -> None:
