@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.conversion import convert
+    from converter.conversion import convert, fold_batchnorm
     from converter.errors import CaffezooWarning, ConversionError
     from converter.export.to_caffe import to_caffe
     from converter.net import CaffeNet
@@ -28,6 +28,7 @@ __all__ = [
     "ConversionError",
     "Preprocess",
     "convert",
+    "fold_batchnorm",
     "read_blobs",
     "read_mean",
     "save_caffemodel",
@@ -36,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "convert": "converter.conversion",
+    "fold_batchnorm": "converter.conversion",
     "CaffezooWarning": "converter.errors",
     "ConversionError": "converter.errors",
     "CaffeNet": "converter.net",

@@ -22,7 +22,8 @@ from converter.net import CaffeNet
 from converter.preprocess import Preprocess
 from converter.read.caffemodel import Weights
 from converter.read.prototxt import read_prototxt
-from converter.read.upgrade import NetSpec
+from converter.read.schema import message_class
+from converter.read.upgrade import LayerSpec, NetSpec
 from converter.read.weights import open_weights
 
 PathLike = str | os.PathLike[str]
@@ -85,6 +86,30 @@ def loaded(graph: Graph, plan: Plan | None, stacklevel: int = 2) -> CaffeNet:
     if net.notes:
         warnings.warn(f"{graph.where}: {some(list(net.notes), 6)}", CaffezooWarning, stacklevel=stacklevel)
     return net
+
+
+def fold_batchnorm(net: CaffeNet) -> CaffeNet:
+    """A net in memory, such as one that was finetuned, with its BatchNorm and Scale layers folded: convert(..., fold_batchnorm=True).
+
+    Returns:
+        Another net with values of its own, in eval mode; its changes and notes say what was folded and what was left. The given net
+        is not changed.
+
+    Raises:
+        MismatchError: its layers are no longer those of its prototxt.
+    """
+    message = message_class("NetParameter").FromString(net._message)
+    layers = [LayerSpec(layer, None) for layer in message.layer]
+    graph = build_graph(NetSpec(net.name, net.name or "the net", message.state, layers), phase=net._phase)
+    graph.preprocess, graph.notes, graph.changes = net.preprocess, list(net.notes), list(net.changes)
+    state = {key: value.detach().cpu() for key, value in net.state_dict().items()}
+    stated = assemble(graph).state_dict()
+    wrong = [key for key in stated.keys() | state.keys() if key not in stated or key not in state or stated[key].shape != state[key].shape]
+    if wrong:
+        raise MismatchError(f"{graph.where}: the net's layers are no longer those of its prototxt: {some(sorted(wrong))}.")
+    values = {key: value.float().clone() if value.is_floating_point() else value.clone() for key, value in state.items()}
+    graph, plan = fold(graph, Plan(values=values))
+    return loaded(graph, plan, stacklevel=3)
 
 
 def prepare(

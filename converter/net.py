@@ -55,6 +55,7 @@ class CaffeNet(nn.Module):
         changes: Sequence[str] = (),
         message: bytes = b"",
         sizes: Sequence[int] = (),
+        phase: str = "TEST",
     ):
         super().__init__()
         for key, module in modules.items():
@@ -64,7 +65,7 @@ class CaffeNet(nn.Module):
         self.input_shapes = dict(input_shapes)
         self.layer_names = {step.key: step.name for step in program.steps}
         self.preprocess, self.notes, self.changes = preprocess, tuple(notes), tuple(changes)
-        self._message = message
+        self._message, self._phase = message, phase
         self._calls = {self.outputs: program.needed(self.outputs)}
         self._sizes = tuple(sizes)  # how many values each version of a blob has at the stated shapes; unknown where it is empty
         self._peaks: dict[tuple[str, ...], int] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,7 +106,7 @@ def _child(job: dict[str, Any], where: str) -> dict[str, Any]:
     side = "Caffe" if job["kind"] == "caffe" else "OpenCV"
     if done.returncode or not done.stdout.strip():
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("***")]
-        last = next((line for line in lines if re.match(r"F\d{4} |.*Check failed", line)), lines[-1] if lines else "without a word")
+        last = next((line for line in lines if re.match(r"F\d{4} |.*Check failed", line)), lines[-1] if lines else _ended(done.returncode))
         raise ConversionError(f"{where}: {side} ended on this net ({printable(last.strip())}); nothing was compared.")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found.get("missing"):
@@ -118,6 +119,14 @@ def _child(job: dict[str, Any], where: str) -> dict[str, Any]:
             raise LayerUnknown(message, unknown[1], unknown[2])
         raise ConversionError(message)
     return found
+
+
+def _ended(status: int) -> str:
+    """How a process ended that said nothing."""
+    try:
+        return f"by {signal.Signals(-status).name}, without a word"
+    except ValueError:
+        return f"with status {status}, without a word"
 
 
 def _reason(text: str) -> str:

@@ -48,6 +48,7 @@ def assemble(graph: Graph) -> CaffeNet:
         notes=graph.notes,
         changes=graph.changes,
         message=deploy_message(graph),
+        phase=graph.phase,
         sizes=[math.prod(shape) for shape in graph.shapes] if len(graph.shapes) == len(graph.versions) else (),
     )
     return net.eval()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from golden import CASES, arrays, files
 
-from converter import CaffeNet, CaffezooWarning, convert, save_caffemodel
+from converter import CaffeNet, CaffezooWarning, convert, fold_batchnorm, save_caffemodel
+from converter.errors import MismatchError
 
 TOLERANCE = 1e-5  # of a blob's largest magnitude
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -208,6 +209,28 @@ def test_the_folded_net_has_a_prototxt_and_a_caffemodel_of_its_own(case: str, tm
     again = convert(prototxt)
     again.load_state_dict(other.state_dict())  # strict
     assert_same_blobs(other, again, other.blobs)
+
+
+def test_a_net_in_memory_is_folded_with_the_values_that_it_has_now(tmp_path: Path) -> None:
+    net = convert(*drawn(tmp_path, FOLDS["in place behind a convolution"]))
+    with torch.no_grad():
+        for value in net.parameters():
+            value.add_(0.25)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    other = fold_batchnorm(net)
+    assert types(other) == ["Convolution", "ReLU"] and "folded" in other.changes[0]
+    assert_same_blobs(net, other, other.blobs)
+    other.conv_x.weight.data.zero_()  # type: ignore[union-attr, operator]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    net.conv_x = torch.nn.Conv2d(4, 7, 3)
+    with pytest.raises(MismatchError, match="no longer those of its prototxt: conv_x"):
+        fold_batchnorm(net)
+
+
+def test_a_net_of_the_training_phase_keeps_the_batch_s_statistics(tmp_path: Path) -> None:
+    net = convert(drawn(tmp_path, IMAGE + convolution("data", "x") + norm("x", "y"))[0], phase="TRAIN")
+    with pytest.warns(CaffezooWarning, match="the batch's statistics"):
+        assert types(fold_batchnorm(net)) == types(net)
 
 
 def test_a_value_that_would_be_no_number_is_left(tmp_path: Path) -> None:
