@@ -143,7 +143,11 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     if options.verify:
         if weights is None:
             usage("--verify takes a prototxt and a caffemodel, or a caffemodel that holds its net")
-        verification = _verify(options, prototxt, weights, shapes)
+        verification, problem = _verify(options, prototxt, weights, shapes)
+        if problem:
+            if options.report is not None:
+                _report(options, prototxt, weights, shapes, verification)
+            raise ConversionError(problem)
     if options.output is None and not options.verify and options.report is None:
         _show(options, prototxt, weights, shapes)
     elif options.output is None:
@@ -231,7 +235,10 @@ def _show(options: argparse.Namespace, prototxt: Path | None, weights: Path | No
     _notes([*graph.changes, *graph.notes], options)
 
 
-def _verify(options: argparse.Namespace, prototxt: Path | None, weights: Path, shapes: dict[str, tuple[int, ...]]) -> Verification:
+def _verify(
+    options: argparse.Namespace, prototxt: Path | None, weights: Path, shapes: dict[str, tuple[int, ...]]
+) -> tuple[Verification, str]:
+    """What was compared, and what to say where the two differ, "" where they do not."""
     from converter.verify.files import verify_files
     from converter.verify.text import as_json, lines, verdict
 
@@ -249,9 +256,7 @@ def _verify(options: argparse.Namespace, prototxt: Path | None, weights: Path, s
     elif not options.quiet:
         for line in lines(found, options.every_blob):
             say(line)
-    if problem := verdict(found, str(prototxt or weights)):
-        raise ConversionError(problem)
-    return found
+    return found, verdict(found, str(prototxt or weights))
 
 
 def _report(

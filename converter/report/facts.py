@@ -145,12 +145,14 @@ def blobs_of(graph: Graph, plan: Plan | None) -> Iterator[BlobFacts]:
     for i, step in enumerate(graph.steps):
         blobs: Sequence[Blob | None] = made.get(step.key) or [plan.whole.get(f"{step.key}.{p.key}", (None,))[0] for p in step.params]
         for number, (param, blob) in enumerate(zip(step.params, blobs, strict=True)):
-            if blob is None or id(blob) in seen:
+            new = plan.values.get(f"{step.key}.{param.key}")  # what folding made of several layers
+            if new is None and (blob is None or id(blob) in seen):
                 continue
             seen.add(id(blob))
-            values = numpy.asarray(blob).reshape(step.shapes[number])
+            values = numpy.asarray(blob if new is None else new.detach()).reshape(step.shapes[number])
             found = statistics(values, _filters(step, graph.modules[step.key], number))
-            yield BlobFacts(i, printable(step.name), number, param.key, step.shapes[number], blob.dtype, found)
+            stored = "folded" if new is not None or blob is None else blob.dtype
+            yield BlobFacts(i, printable(step.name), number, param.key, step.shapes[number], stored, found)
 
 
 def _filters(step: Step, module: Any, number: int) -> int | None:

@@ -93,6 +93,7 @@ def page_facts(graph: Graph, plan: Plan | None, prototxt: Path | None, weights: 
         "verified": checks(graph, plan, weights, verified),
         "compared": verified.compared,
         "tolerance": TOLERANCE,
+        "changes": [printable(change) for change in graph.changes],
         "notes": [printable(note) for note in graph.notes],
         "ignored": [printable(name) for name in graph.ignored],
         "left_out": [printable(layer) for layer in all_layers if layer not in used],

@@ -252,7 +252,31 @@ def test_the_command_writes_the_page_with_what_opencv_said(tmp_path: Path, capsy
     cli.main([str(path), str(tmp_path / "net.caffemodel"), "--verify", "--report", str(tmp_path / "out.html")])
     assert f"{tmp_path / 'out.html'}: a report of 1 layer" in capsys.readouterr().out
     page = Page((tmp_path / "out.html").read_text())
-    assert re.search(r"conv 1×2×6×6 OpenCV 4\S* \d\.\de-\d\d equal", page.text)
+    assert re.search(r"conv layer 'conv' \S* ?\S* ?'Convolution' \(line 2\) 1×2×6×6 OpenCV 4\S* \d\.\de-\d\d equal", page.text)
+
+
+def test_a_page_is_written_of_a_net_that_differs_from_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.verify.comparison import Comparison, Verification
+
+    path = net(tmp_path, f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {CONV} }}')
+    write_caffemodel(tmp_path / "net.caffemodel", [("conv", "Convolution", [numpy.ones((2, 3, 3, 3), "f4"), numpy.ones(2, "f4")])])
+    found = Verification("Caffe", [Comparison("conv", (1, 2, 6, 6), 0.5, "Caffe", "layer 'conv'")])
+    monkeypatch.setattr("converter.verify.files.verify_files", lambda *_, **__: found)
+    arguments = [str(path), str(tmp_path / "net.caffemodel"), "--verify", "--report", str(tmp_path / "out.html"), "-q"]
+    with pytest.raises(SystemExit, match="differs from Caffe"):
+        cli.main([*arguments, "-o", str(tmp_path / "out.pth")])
+    assert "5.0e-01 differs" in Page((tmp_path / "out.html").read_text()).text and not (tmp_path / "out.pth").exists()
+
+
+def test_the_page_of_a_folded_net_shows_what_folding_made(tmp_path: Path) -> None:
+    batch_norm = 'layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }'
+    path = net(tmp_path, f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {CONV} }}', batch_norm)
+    blobs = [numpy.ones((2, 3, 3, 3), "f4"), numpy.ones(2, "f4")]
+    statistics_of = [numpy.zeros(2, "f4"), numpy.full(2, 4, "f4"), numpy.ones(1, "f4")]
+    write_caffemodel(tmp_path / "net.caffemodel", [("conv", "Convolution", blobs), ("bn", "BatchNorm", statistics_of)])
+    page = reported(tmp_path, path, tmp_path / "net.caffemodel", fold_batchnorm=True)
+    assert "What was changed, as the command asked" in page.text
+    assert [layer["name"] for layer in page.layers] == ["conv"] and "0 weight 2×3×3×3 folded 0.5 0.5" in page.text
 
 
 @pytest.mark.parametrize(
