@@ -79,7 +79,7 @@ def understood(text: str, failed: CommandFailed) -> bool:
     """Whether a command within a sentence failed for its files, or because a sentence names an option without them."""
     if failed.status != 2:
         return True
-    speaks_of_options = re.search(r"arguments are required|give a prototxt", failed.err)
+    speaks_of_options = re.search(r"arguments are required|expected one argument|give a prototxt", failed.err)
     return speaks_of_options is not None and all(option in failed.err for option in re.findall(r" (--?[a-z][a-z-]*)", text))
 
 
