@@ -233,7 +233,7 @@ def test_a_caffe_net_s_run_takes_other_classes_too(caffe_run: Path) -> None:
 
 def test_a_damaged_prototxt_of_a_run_is_told_by_the_converter(caffe_run: Path) -> None:
     (caffe_run / "net.prototxt").write_text(CAFFE.replace("InnerProduct", "InnerProdukt"))
-    with pytest.raises(LoadError, match=r"net\.prototxt: layer 'one'.*InnerProduct"):
+    with pytest.raises(LoadError, match=r"net\.prototxt: .*'InnerProdukt' .*Did you mean 'InnerProduct'"):
         zoo.load(caffe_run)
 
 
