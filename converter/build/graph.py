@@ -213,7 +213,8 @@ class _Builder:
                 self.continuing.add(top)
                 continue
             if shape is None:
-                self.missing.inputs[top] = None
+                if spec.type == "Input" or not self.unpacked(top):
+                    self.missing.inputs[top] = None
                 shape = _GUESS
             self.inputs[top] = shape
             try:
@@ -225,6 +226,15 @@ class _Builder:
         """Whether the first layer that reads a blob is a recurrent one that takes it for `cont`, whose shape its other bottom tells."""
         first = next((layer for layer in self.layers if name in layer.message.bottom), None)
         return first is not None and first.type in ("RNN", "LSTM") and list(first.message.bottom).index(name) == 1
+
+    def unpacked(self, name: str) -> bool:
+        """Whether Slice layers take the records of a data layer apart, and nothing else reads them: then the parts are the inputs."""
+        readers = [layer for layer in self.layers if name in layer.message.bottom]
+        if not readers or any(layer.type != "Slice" or len(layer.message.bottom) != 1 for layer in readers):
+            return False
+        parts = [top for layer in readers for top in layer.message.top if top in self.pruned.read]
+        self.missing.unpacked(name, parts)
+        return bool(parts)
 
     def uncomputable(self, spec: LayerSpec) -> None:
         """A layer that nobody can compute from the files, or that we do not know: what is read of it could be inputs."""

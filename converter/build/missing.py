@@ -21,6 +21,7 @@ class Missing:
         self.left, self.read = pruned.layers, pruned.read
         self.inputs: dict[str, None] = {}  # blobs whose shape is asked for
         self.orphans: list[str] = []  # those of them that no layer makes, and who reads them
+        self.records: list[str] = []  # those that are parts of records, and of which
         self.uncomputed: list[tuple[list[str], str]] = []  # tops of layers that cannot be computed, and why
         self.unknown_types = False
 
@@ -44,6 +45,13 @@ class Missing:
         self.inputs[name] = None
         self.orphans.append(f"{shown(name)}, which {reader} reads{self.staged(name)}")
 
+    def unpacked(self, name: str, parts: list[str]) -> None:
+        """Records of a data layer that Slice layers take apart: the parts could be inputs, or the record."""
+        self.inputs.update(dict.fromkeys(parts))
+        self.records += (
+            [f"{', '.join(map(shown, parts))} {'are parts' if len(parts) > 1 else 'is a part'} of {shown(name)}"] if parts else []
+        )
+
     def error(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> GraphError | UnsupportedError:
         """The one message, with the words to type."""
         names = self.needed(given, elsewhere)
@@ -53,6 +61,8 @@ class Missing:
             f" give {'them' if several else 'it'}: {input_options(names)} on the command line, {input_argument(names)} in Python"
             " (the numbers are examples)."
         )
+        if self.records:
+            text += f" {some(self.records)}; give the shape of that instead if your data are packed."
         if self.orphans:
             text += f" No layer of phase {self.phase} makes {some(self.orphans)}."
         reasons = [reason for tops, reason in self.uncomputed if set(tops) & set(names)]
@@ -96,7 +106,8 @@ class Missing:
         later = [str(other) for other in self.left if name in other.message.top]
         if later:
             return f"; {later[0]} makes it, but only later"
-        dropped = [str(other) for other in self.all_layers if name in other.message.top]
+        here = {id(layer) for layer in self.in_phase}  # what is cut of these leaves an input
+        dropped = [str(other) for other in self.all_layers if name in other.message.top and id(other) not in here]
         if dropped and not self.staged(name):
             made = {top for each in self.left for top in each.message.top}
             orphans = [b for b in dict.fromkeys(b for each in self.left for b in each.message.bottom) if b not in made]

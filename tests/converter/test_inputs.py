@@ -205,3 +205,23 @@ def test_an_input_that_a_layer_of_a_stage_makes_is_asked_for() -> None:
     text = lay("s", "Slice", "pairs", "data other", 'include { stage: "train" } slice_param { slice_point: 1 }') + CONV
     with pytest.raises(GraphError, match=r"shape of the input 'data'; give it: .*'s' of type 'Slice' .*--stage train takes it"):
         graph_of(text)
+
+
+def test_of_records_that_a_slice_takes_apart_the_parts_are_asked_for() -> None:
+    """BVLC's siamese example: pairs of images, packed as channels of one record."""
+    share = 'param { name: "w" } param { name: "b" } convolution_param { num_output: 4 kernel_size: 3 }'
+    text = lay("d", "Data", "", "pair similar", "data_param { batch_size: 4 }")
+    text += lay("s", "Slice", "pair", "one other", "slice_param { slice_point: 1 }")
+    text += lay("a", "Convolution", "one", "a", share) + lay("b", "Convolution", "other", "b", share)
+    words = "shape of the inputs 'one', 'other'; give them: .*'one', 'other' are parts of 'pair'; give the shape of that instead"
+    with pytest.raises(GraphError, match=words):
+        graph_of(text)
+    parts = graph_of(text, input_shapes={"one": (1, 1, 8, 8), "other": (1, 1, 8, 8)})
+    assert (parts.inputs, [step.name for step in parts.steps]) == ({"one": (1, 1, 8, 8), "other": (1, 1, 8, 8)}, ["a", "b"])
+    packed = graph_of(text, input_shapes={"pair": (1, 2, 8, 8)})
+    assert (packed.inputs, [step.name for step in packed.steps]) == ({"pair": (1, 2, 8, 8)}, ["s", "a", "b"])
+    with pytest.raises(GraphError, match="shape of the input 'other'; give it"):
+        graph_of(text, input_shapes={"one": (1, 1, 8, 8)})
+    more = text + lay("p", "Power", "pair", "p")  # somebody else reads the record
+    with pytest.raises(GraphError, match="shape of the input 'pair'; give it"):
+        graph_of(more)
