@@ -12,7 +12,7 @@ import keyword
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from converter.layers.dropped import purpose
 from converter.layers.fork_data import stated_shapes
 from converter.layers.module import Shared
 from converter.layers.registry import Ignored, find_type, first_line, refuse_unknown, shapes_of
+from converter.layers.weighted import as_stored
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
 from converter.program import Program, Shape, Step
@@ -255,7 +256,7 @@ class _Builder:
                 problem = self.missing.unmade(name, self.names)
                 if problem or self.only_scores(spec):
                     raise self.failed(spec, f"its bottom {shown(name)} is made by no layer of phase {self.phase}{problem}")
-                self.missing.orphan(name, spec)
+                self.missing.orphan(name, spec, self.names)
                 self.version(name, torch.empty(_GUESS, device="meta"))
         return [self.names[name] for name in spec.message.bottom]
 
@@ -352,8 +353,7 @@ class _Builder:
             key, tuple(bottoms), tuple(tops), spec.name, spec.type, str(spec),
             tuple(made.params), shapes, shared, made.load, made.save, made.arrange, state,
         )  # fmt: skip
-        self.share(step)
-        return step
+        return self.share(step)
 
     def top(self, spec: LayerSpec, bottoms: list[int], i: int, names: list[str], value: Tensor) -> int:
         """The version of a blob that a layer's i-th top is."""
@@ -397,7 +397,7 @@ class _Builder:
         self.repeats[plain] = len(key) - len(plain)
         return key
 
-    def share(self, step: Step) -> None:
+    def share(self, step: Step) -> Step:
         """Make the parameters that a layer shares by name with an earlier one the same nn.Parameter."""
         for i, name in enumerate(step.shared):
             if not name:
@@ -405,6 +405,11 @@ class _Builder:
             first, j = self.owners.setdefault(name, (step, i))
             if first is step:
                 continue
+            if step.load is not None and first.load is None and first.type == step.type == "InnerProduct":  # a tied autoencoder
+                self.modules[step.key] = as_stored(self.modules[step.key])
+                step = replace(
+                    step, load=None, save=None, state={k: tuple(v.shape) for k, v in self.modules[step.key].state_dict().items()}
+                )
             if first.shapes[j] != step.shapes[i] or (step.load is None) != (first.load is None):
                 raise GraphError(
                     f"{self.where}: {step}: it shares its parameter {shown(name)} of shape {step.shapes[i]} with {first},"
@@ -413,6 +418,7 @@ class _Builder:
             mine, theirs = self.modules[step.key]._parameters, self.modules[first.key]._parameters
             if step.params[i].key in mine and first.params[j].key in theirs:
                 mine[step.params[i].key] = theirs[first.params[j].key]
+        return step
 
     def outputs(self) -> tuple[str, ...]:
         """Blobs that nobody reads after they were last written, in the order in which they are made."""

@@ -40,10 +40,12 @@ class Missing:
         self.inputs.update(dict.fromkeys(tops))
         self.uncomputed.append((tops, f"{', '.join(map(shown, tops))}: {spec} {' and '.join(reasons)}"))
 
-    def orphan(self, name: str, reader: LayerSpec) -> None:
-        """A blob that a layer reads and none makes."""
+    def orphan(self, name: str, reader: LayerSpec, names: Collection[str]) -> None:
+        """A blob that a layer reads and none makes; names: those that there are."""
         self.inputs[name] = None
-        self.orphans.append(f"{shown(name)}, which {reader} reads{self.staged(name)}")
+        near = difflib.get_close_matches(name, names, 1)
+        meant = f" (did you mean {near[0]!r}?)" if near and not self.staged(name) else ""
+        self.orphans.append(f"{shown(name)}, which {reader} reads{meant}{self.staged(name)}")
 
     def unpacked(self, name: str, parts: list[str]) -> None:
         """Records of a data layer that Slice layers take apart: the parts could be inputs, or the record."""
@@ -115,5 +117,5 @@ class Missing:
                 f"; {dropped[0]} makes it in another phase or stage.{self.other_phase()}"
                 f" Or give the inputs that the phase lacks: {input_options(orphans)}"
             )
-        near = difflib.get_close_matches(name, names, 1, 0.85) if not dropped else []
+        near = difflib.get_close_matches(name, names, 1, 0.9) if not dropped else []
         return f"; did you mean {near[0]!r}? If it is an input, give its shape: {input_options([name])}" if near else ""

@@ -160,6 +160,8 @@ def _params(p: Fields, im_info: Tensor, *known: str) -> dict[str, Value]:
     refuses="batches of several images; a param_str with keys of other classes of the name",
 )
 def faster_rcnn_proposals(p: Fields, score: Tensor, delta: Tensor, *im_info: Tensor) -> nn.Module | Layer:
+    if not im_info and score.dim() != 5:
+        raise ValueError("it has 2 bottoms; the third is im_info, but for R-C3D's proposals in clips, whose bottoms have five axes")
     if not im_info:  # R-C3D's, of windows in time
         given = parse_param_str(p.param_str)
         _ = p.module, p.layer
@@ -274,3 +276,42 @@ def proposal(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> nn.Mod
         raise ValueError("feat_stride, base_size, pre_nms_topn and post_nms_topn must be at least 1")
     limits = p.pre_nms_topn, p.post_nms_topn, p.nms_thresh
     return Proposal(ratios, scales, p.feat_stride, p.base_size, p.min_size, *limits, scores=p.tops > 1)
+
+
+class TextProposals(CaffeModule):
+    """CTPN's proposals: scores and deltas, (1, 20, H, W) each, im_info (1, 2 or more) -> boxes (10 H W, 4), scores (10 H W, 1).
+
+    Ten anchors a place, 16 pixels wide; a delta moves one by dy of its height and makes it exp(dh) times as high. All of them
+    are kept: x1, y1, x2, y2, cut to the image, in the order of the places (row, column, anchor). Facts from tianzhi0549/CTPN's
+    layers/text_proposal_layer.py and anchor.py, run by Python 2, whose division rounds down.
+    """
+
+    heights = (11, 16, 23, 33, 48, 68, 97, 139, 198, 283)
+
+    def __init__(self, feat_stride: float):
+        super().__init__()
+        self.feat_stride = feat_stride
+
+    def forward(self, score: Tensor, delta: Tensor, im_info: Tensor) -> tuple[Tensor, Tensor]:
+        if score.shape[:2] != (1, 20) or score.shape != delta.shape or score.dim() != 4 or im_info.flatten(1).shape[1] < 2:
+            raise ValueError("it takes scores and deltas (1, 20, H, W) of one image, and im_info (1, 3)")
+        count = 10 * score.shape[2] * score.shape[3]
+        if score.is_meta:
+            return score.new_empty(count, 4), score.new_empty(count, 1)
+        ends = [(int(7.5 - h // 2), int(7.5 + h // 2)) for h in self.heights]  # int() rounds towards 0, as numpy's int32 does
+        anchors = torch.tensor([(0, low, 15, high) for low, high in ends], dtype=torch.float64)
+        left, top, right, bottom = _placed(anchors, score.shape[2:], self.feat_stride).to(score.device).unbind(1)
+        move, grow = _rows(delta, 2).double().unbind(1)
+        high = bottom - top + 1
+        height = (grow.exp() * high).to(delta.dtype)
+        first = (move * high + (top + bottom) / 2 - height / 2).to(delta.dtype)
+        boxes = torch.stack((left.to(delta.dtype), first, right.to(delta.dtype), first + height), 1)
+        return _clipped(boxes, im_info.flatten(1)[0, :2].to(boxes)), _rows(score[:, 10:], 1)
+
+
+@layer("Python:layers.text_proposal_layer.ProposalLayer", bottoms=(3, 3), origin="CTPN", refuses="batches of several images")
+def text_proposals(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> nn.Module:
+    params = _params(p, im_info, "feat_stride")
+    if p.tops != 2:
+        raise ValueError(f"it makes boxes and scores, two tops, not {p.tops}")
+    return TextProposals(_numbers(params, "feat_stride", ())[0])

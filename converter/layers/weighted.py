@@ -76,6 +76,25 @@ def _given(p: Fields, axis: int, columns: int, given: tuple[Tensor, ...]) -> Lay
     return Layer(GivenInnerProduct(columns, axis))
 
 
+class TransposedInnerProduct(InnerProduct):
+    """With the weight as Caffe stores it where it is transposed: (K, num_output), so that another layer can share it."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, axis: int = 1):
+        super().__init__(in_features, out_features, bias, axis)
+        self.weight = nn.Parameter(torch.empty(in_features, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.reshape(*x.shape[: self.axis], self.in_features), self.weight.T, self.bias)
+
+
+def as_stored(module: nn.Module) -> nn.Module:
+    """A transposed InnerProduct's module with its weight as it is stored."""
+    assert isinstance(module, (nn.Linear, InnerProduct))
+    axis = getattr(module, "axis", 1)
+    with torch.device("meta"):
+        return TransposedInnerProduct(module.in_features, module.out_features, module.bias is not None, axis).eval()
+
+
 @layer("SparseInnerProduct", "inner_product_param", origin="jolibrain, alemagnani")
 def sparse_inner_product(p: Fields, x: Tensor) -> Layer:
     """On dense input it is InnerProduct (sparse_inner_product_layer.cpp), and ours is dense."""

@@ -165,7 +165,24 @@ _HAPPYNEAR = {"GeneralContrastiveLoss", "GeneralTripletLoss", "InnerDistance", "
 
 
 def _settle_forks(spec: NetSpec) -> None:
-    """A Normalize without parameters is SSD's or happynear's; another layer of the net may tell."""
+    """What a layer means where forks differ and another layer of the net tells whose it is."""
+    _settle_normalize(spec)
+    _settle_pooling(spec)
+
+
+def _settle_pooling(spec: NetSpec) -> None:
+    """Intel's pooling_layer.cpp clips the last window of a kernel of 1, as if there were a pad; BVLC's would be empty."""
+    intel = next((layer for layer in spec.layers if any(u.path[0] == "quantization_param" for u in layer.unknown)), None)
+    for layer in spec.layers if intel is not None else ():
+        pool = layer.message.pooling_param
+        sides = {*pool.kernel_size, *([pool.kernel_h, pool.kernel_w] if pool.kernel_h or pool.kernel_w else [])}
+        if layer.type == "Pooling" and sides == {1} and not (any(pool.pad) or pool.pad_h or pool.pad_w or pool.HasField("round_mode")):
+            pool.round_mode = pool.DESCRIPTOR.fields_by_name["round_mode"].enum_type.values_by_name["FLOOR"].number
+            spec.notes.append(f"{layer} has as many windows as in Intel's fork, as {intel} is Intel's")
+
+
+def _settle_normalize(spec: NetSpec) -> None:
+    """A Normalize without parameters is SSD's or happynear's."""
     sign = next((layer for layer in spec.layers if layer.type in _HAPPYNEAR or layer.message.inner_product_param.normalize), None)
     for layer in spec.layers if sign is not None else ():
         if layer.type == "Normalize" and not any(layer.message.HasField(f"{name}_param") for name in ("norm", "normalize", "softmax")):

@@ -37,7 +37,7 @@ def test_one_without_a_top_is_left_out_too() -> None:
         assert any("'end'" in note for note in graph.notes)
 
 
-@pytest.mark.parametrize("type_", ["Yolov3DetectionOutputX", "CTCGreedyDecoderX", "MultiStageMeanfield", "Unheard"])
+@pytest.mark.parametrize("type_", ["Yolov3DetectionOutputX", "CTCGreedyDecoderX", "MultiStageMeanfieldX", "Unheard"])
 def test_a_layer_whose_top_is_the_answer_is_refused_with_the_words_to_type(type_: str) -> None:
     with pytest.raises(UnsupportedError, match=f"'end' of type '{type_}'.*--input-shape end=1,3,224,224"):
         graph_of(X + FC + lay("end", type_, "fc", "end"))

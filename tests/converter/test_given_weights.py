@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from one_layer import close, draw, net_of
 
-from converter import ConversionError, convert
+from converter import ConversionError, convert, save_caffemodel
 from converter.errors import CaffezooWarning
+from converter.write.encode import write_caffemodel
 
 HAPPYNEAR = 'type: "InnerProduct" inner_product_param { bias_term: %s %s }'
 
@@ -101,3 +103,36 @@ def test_a_bare_normalize_is_happynear_s_where_another_layer_of_the_net_is(sign:
 def test_what_the_forks_do_not_take_is_refused(layer: str, shapes: list[tuple[int, ...]], reason: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=f"layer 'op' of type.*{reason}"):
         net_of(tmp_path, layer, *shapes)
+
+
+def test_a_tied_autoencoder_has_one_weight(tmp_path: Path) -> None:
+    """The decoder's weight is the encoder's, as it is stored: transpose makes it (K, num_output)."""
+    text = 'input: "x" input_shape { dim: 3 dim: 5 }\n'
+    for name, bottom, params in (("encode", "x", "num_output: 2"), ("decode", "encode", "num_output: 5 transpose: true")):
+        text += f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" param {{ name: "w" }}'
+        text += f" inner_product_param {{ {params} }} }}\n"
+    (tmp_path / "net.prototxt").write_text(text)
+    weight, low, high, x = draw(2, 5), draw(2, seed=1), draw(5, seed=2), draw(3, 5, seed=3)
+    write_caffemodel(tmp_path / "net.caffemodel", [("encode", "any", [weight, low]), ("decode", "any", [weight, high])])
+    net = convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    w = weight.numpy()
+    close(net(x), (x.numpy() @ w.T + low.numpy()) @ w + high.numpy())
+    assert net.encode.weight is net.decode.weight
+    save_caffemodel(net, tmp_path / "back.caffemodel")
+    assert torch.equal(convert(tmp_path / "net.prototxt", tmp_path / "back.caffemodel")(x), net(x))
+
+
+@pytest.mark.parametrize(("sign", "size"), [("quantization_param { bw_layer_in: 8 }", 4), ("", 5)])
+def test_a_pooling_of_single_values_has_the_windows_of_intel_s_fork_in_its_nets(sign: str, size: int, tmp_path: Path) -> None:
+    """pooling_layer.cpp of intel/caffe clips the last window where the kernel is 1, as if there were a pad."""
+    text = 'input: "x" input_shape { dim: 1 dim: 2 dim: 8 dim: 8 }\n'
+    text += f'layer {{ name: "c" type: "Convolution" bottom: "x" top: "c" {sign} convolution_param {{ num_output: 2 kernel_size: 1 }} }}\n'
+    text += 'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 1 stride: 2 } }\n'
+    (tmp_path / "net.prototxt").write_text(text)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net = convert(tmp_path / "net.prototxt")
+    assert any("as in Intel's fork" in str(each.message) for each in said) == bool(sign)
+    made = net(draw(1, 2, 8, 8), blobs=("c", "p"))
+    assert tuple(made["p"].shape[2:]) == (size, size)
+    close(made["p"][:, :, :4, :4], made["c"][:, :, ::2, ::2], 0)

@@ -29,6 +29,7 @@ ELSEWHERE |= {
     "Unpooling",
 }  # test_rare_layers.py
 ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
+ELSEWHERE |= {"Python:layers.text_proposal_layer.ProposalLayer"}  # test_proposals.py
 ELSEWHERE |= {"CROP", "CropCenter", "LRNMap", "SimpleCrop"}  # test_crops.py
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 

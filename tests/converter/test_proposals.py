@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,23 @@ def test_a_small_faster_rcnn_runs_for_as_many_regions_as_there_are(tmp_path: Pat
         assert torch.equal(best, many["rois"][:3])
         torch._dynamo.reset()
         close(torch.compile(net, backend="eager")(x, im_info), many["cls_prob"][:3])
+
+
+def test_text_proposals_are_ctpn_s(tmp_path: Path) -> None:
+    """Place by place, as layers/text_proposal_layer.py and anchor.py of tianzhi0549/CTPN do it under Python 2."""
+    heights, (height, width) = [11, 16, 23, 33, 48, 68, 97, 139, 198, 283], (4, 3)
+    ends = [(2, 12), (0, 15), (-3, 18), (-8, 23), (-16, 31), (-26, 41), (-40, 55), (-61, 76), (-91, 106), (-133, 148)]
+    layer = 'type: "Python" python_param { module: "layers.text_proposal_layer" layer: "ProposalLayer" param_str: "\'feat_stride\': 16" }'
+    shape = (1, 2 * len(heights), height, width)
+    score, delta, info = draw(*shape), 0.5 * draw(*shape, seed=1), torch.tensor([[50.0, 45.0, 1.0]])
+    made = net_of(tmp_path, layer, shape, shape, info.shape, tops=2)(score, delta, info)
+    boxes, scores = [], []
+    for y, x, a in itertools.product(range(height), range(width), range(10)):
+        low, high = (end + 16 * y for end in ends[a])
+        tall = math.exp(delta[0, 2 * a + 1, y, x]) * (high - low + 1)
+        top = float(delta[0, 2 * a, y, x]) * (high - low + 1) + (low + high) / 2 - tall / 2
+        box = [16 * x, top, 16 * x + 15, top + tall]
+        boxes.append([min(max(value, 0), (44, 49)[i % 2]) for i, value in enumerate(box)])
+        scores.append([float(score[0, 10 + a, y, x])])
+    close(made["out0"], boxes, 1e-4)
+    close(made["out1"], scores, 0)
