@@ -320,7 +320,7 @@ def test_add_takes_a_member_under_any_name_and_proves_it(server: Server, put: Ca
         zoo.add("tiny", mine)
     with pytest.raises(ProofError, match="cannot be read: No such file"):
         zoo.add("tiny", tmp_path / "nowhere")
-    with pytest.raises(ProofError, match="cannot be read: Is a directory"):
+    with pytest.raises(ProofError, match="cannot be read: a folder"):
         zoo.add("tiny", tmp_path)
     assert [finding.state for finding in zoo.verify("tiny")] == ["proven", "missing", "missing"]
 
