@@ -135,7 +135,7 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     shapes = _shapes(options.input_shape, usage)
     options.stated = {name: _numbers(name, getattr(options, name), usage) for name in ("mean", "scale")}
     if options.report is not None:
-        require("jinja2")
+        require("jinja2", extra="report")
         _check_output(options.report, [p for p in (prototxt, weights, options.output) if p is not None], (".html", ".htm"))
     if (options.image or options.every_blob) and not options.verify:
         usage("--image and --every-blob go with --verify")

@@ -9,7 +9,7 @@ import shlex
 
 # Import name: what people call it, and the extra that brings it; "" for what caffezoo always needs.
 PACKAGES = {
-    "PIL": ("Pillow", "predict"),
+    "PIL": ("Pillow", ""),
     "accelerate": ("Accelerate", "finetune"),
     "av": ("PyAV", "video"),
     "cv2": ("OpenCV", "predict"),
@@ -34,6 +34,7 @@ PACKAGES = {
     "tqdm": ("tqdm", ""),
     "urllib3": ("urllib3", ""),
 }
+DISTRIBUTIONS = {"PIL": "pillow", "google": "protobuf"}  # where the name to install is another
 
 
 def to_install(extra: str) -> str:
@@ -48,22 +49,32 @@ def to_install(extra: str) -> str:
     return f"pip install {shlex.join(packages)}"
 
 
-def missing(error: ImportError) -> str | None:
-    """What to say of a package that cannot be imported, and how to install it; None if it is none that caffezoo knows."""
+class MissingPackage(ModuleNotFoundError):
+    """A package that is needed is not there; the text says which, and how to install it."""
+
+
+def missing(error: ImportError, extra: str = "") -> str | None:
+    """What to say of a package that cannot be imported, and how to install it; None if it is none that caffezoo knows.
+
+    `extra` is the one that brings what is needed for the work; without it the one of the table.
+    """
     name = (error.name or "").partition(".")[0]
+    if isinstance(error, MissingPackage):
+        return str(error)
     if name not in PACKAGES:
         return None
-    title, extra = PACKAGES[name]
-    how = to_install(extra) if extra else f"pip install {'protobuf' if name == 'google' else name}"
+    title, usual = PACKAGES[name]
+    how = to_install(extra or usual) if extra or usual else f"pip install {DISTRIBUTIONS.get(name, name)}"
     return f"{title} is needed for this and cannot be imported ({error}): {how}"
 
 
-def require(*names: str) -> None:
-    """Raises ModuleNotFoundError for the first of the packages that is not there: before the work, not at its end."""
+def require(*names: str, extra: str = "") -> None:
+    """Raises MissingPackage for the first of the packages that is not there: before the work, not at its end."""
     for name in names:
         try:
-            found = importlib.util.find_spec(name)
+            there = all(importlib.util.find_spec(each) is not None for each in dict.fromkeys((name.partition(".")[0], name)))
         except (ImportError, ValueError):
-            found = None
-        if found is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            there = False
+        if not there:
+            plain = ModuleNotFoundError(f"No module named {name!r}", name=name)
+            raise MissingPackage(missing(plain, extra) or str(plain), name=name)

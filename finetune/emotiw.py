@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
-        require(*TRAINING)
+        require(*TRAINING, extra="finetune")
         recipe = RECIPES[options.recipe]
         if options.encoder is not None:
             recipe = with_encoder(recipe, options.encoder)

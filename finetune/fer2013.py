@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     def work() -> None:
-        require(*TRAINING)
+        require(*TRAINING, extra="finetune")
         from finetune.images.job import image_job
 
         recipe = recipe_from(RECIPES[options.recipe], options)

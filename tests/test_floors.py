@@ -58,7 +58,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "files": {"cards", "disk", "errors"},
         "models": {"cards", "disk", "errors", "files", "pictures"},
         "foreign": {"cards", "disk", "errors", "files", "models", "terminal"},
-        "embedding": {"cards", "disk", "errors", "files", "models", "pictures"},
+        "embedding": {"cards", "disk", "errors", "files", "models", "pictures", "terminal"},
         "cli": {"cards", "disk", "embedding", "errors", "files", "foreign", "models", "pictures", "terminal"},
     },
     "finetune": {

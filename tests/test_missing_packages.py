@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.extras import PACKAGES, missing, require, to_install
+import zoo
+from converter.extras import DISTRIBUTIONS as NAMES
+from converter.extras import PACKAGES, MissingPackage, missing, require, to_install
+from zoo.embedding import embed_pictures
 
 ROOT = Path(__file__).parent.parent
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "google": "protobuf"}
+DISTRIBUTIONS = {**NAMES, "cv2": "opencv-python-headless"}
+EXTRAS = ("finetune", "hdf5", "hub", "onnx", "predict", "report", "serve", "verify", "video")
 
 Command = Callable[[Path], list[str]]
 
@@ -45,6 +49,9 @@ CLIPS = ["--recipe", "clip_gru", "--out"]
 COMMANDS: dict[str, tuple[str, str, Command]] = {
     "convert-caffe of an HDF5 file": ("h5py", "converter.cli", lambda at: [caffe_net(at), hdf5(at)]),
     "convert-caffe -o": ("torch", "converter.cli", lambda at: [caffe_net(at), "--random-weights", "-o", str(at / "x.safetensors")]),
+    "convert-caffe --report": ("jinja2", "converter.cli", lambda at: [caffe_net(at), "--report", str(at / "x.html")]),
+    "caffe-zoo add of Keras's file": ("h5py", "zoo.cli", lambda at: ["add", "vgg_face", hdf5(at), "--accept-terms", "--allow-unverified"]),
+    "serve of pictures": ("PIL", "finetune.serve.__main__", lambda at: ["fer_mini", "--port", "0"]),
     "caffe-zoo embed": ("PIL", "zoo.cli", lambda at: ["embed", "fer_mini", str(at / "a.png"), "-o", str(at / "a.npz")]),
     "caffe-zoo compare": ("PIL", "zoo.cli", lambda at: ["compare", "fer_mini", str(at / "a.png"), str(at / "a.png")]),
     "caffe-zoo fetch": ("requests", "zoo.cli", lambda at: ["fetch", "squeezenet1_1", "--accept-terms"]),
@@ -84,10 +91,27 @@ def test_a_command_without_a_package_says_which_and_how_to_install_it(
             print(status, file=sys.stderr)
     said = capsys.readouterr().err
     assert status not in (0, None)
-    title, extra = PACKAGES[package]
-    assert title in said
+    assert PACKAGES[package][0] in said
     assert "Traceback" not in said
-    assert any(words in said for words in (to_install(extra), f"pip install {DISTRIBUTIONS.get(package, package)}"))
+    assert any(words in said for words in (*map(to_install, EXTRAS), f"pip install {DISTRIBUTIONS.get(package, package)}"))
+
+
+CALLS: dict[str, tuple[str, Callable[[], object], str]] = {
+    "zoo.load from the Hub": ("huggingface_hub", lambda: zoo.load("hf:owner/name"), "hub"),
+    "embed_pictures": ("PIL", lambda: embed_pictures(zoo.load("fer_mini"), [Path("a.png")]), ""),
+}
+
+
+@pytest.mark.parametrize(("package", "call", "extra"), CALLS.values(), ids=CALLS.keys())
+def test_a_function_without_a_package_says_so_as_well(
+    package: str, call: Callable[[], object], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CAFFEZOO_OFFLINE", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackage) as error:
+        call()
+    assert str(error.value).endswith(to_install(extra) if extra else f"pip install {DISTRIBUTIONS[package]}")
 
 
 def test_every_extra_of_the_table_is_one_of_setup_cfg_and_brings_the_package() -> None:
@@ -100,7 +124,7 @@ def test_every_extra_of_the_table_is_one_of_setup_cfg_and_brings_the_package() -
         if extra in extras:  # the others are on their way: their commands are not there yet, either
             assert any(each.startswith(needed) for each in extras[extra]), (name, extra)
         elif not extra:
-            assert needed in core, name
+            assert needed in core or needed == "pillow", name  # which torchvision brings
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cards.record import Card, LocalCard, Threshold
 from zoo.errors import EmbeddingError, PictureError
 from zoo.pictures import SUFFIXES, read_picture
+from zoo.terminal import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +105,7 @@ def embed_pictures(model: nn.Module, paths: Sequence[Path], *, batch: int = 32, 
     import numpy as np
     import torch
 
+    require("PIL.Image")
     card: Card | LocalCard = model.card  # type: ignore[assignment]
     if card.preprocess is None or card.preprocess.size is None:
         raise EmbeddingError(f"{card.name} is no model of single faces: its card states no size of its input")

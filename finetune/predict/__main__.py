@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Does what the command's options say; returns how many files could not be read."""
-    require("PIL.Image")
+    require("PIL.Image", extra="predict")
     from tqdm import tqdm
 
     from finetune.predict.camera import camera

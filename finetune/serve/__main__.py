@@ -25,7 +25,7 @@ def serve(options: argparse.Namespace) -> None:
     """Shows the page until somebody ends it. Raises FinetuneError and ZooError."""
     from finetune.serve.keep import keeping
 
-    require("PIL.Image", "gradio")
+    require("PIL.Image", "gradio", extra="serve")
     with terminable(), keeping() as keep:
         from finetune.serve import app
 
@@ -37,10 +37,10 @@ def serve(options: argparse.Namespace) -> None:
             page = app.application(Reader(model, search, keep), options.host)
             print(EXPRESSION_NOTE if model.expressions else OTHER_NOTE, file=sys.stderr)
             if not app.is_loopback(options.host):
-                print(
+                say(
                     f"note: everybody who reaches {options.host} can use this page; there is no password and no encryption, and browsers"
                     " open a camera only for https or for 127.0.0.1",
-                    file=sys.stderr,
+                    sys.stderr,
                 )
             say(f"{model.name} on {model.device}; faces: {detector_words(search.name, model.crop.align)}", sys.stderr)
             where = app.folder_words(keep.path)
