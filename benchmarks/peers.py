@@ -1,6 +1,6 @@
 """What OpenCV's Caffe importer makes of the golden nets, beside this converter: as Caffe, something else without an error, or refused.
 
-    pip install 'opencv-python-headless<5'; python benchmarks/peers.py
+    pip install 'opencv-python-headless<5'; python benchmarks/peers.py --write docs/comparison.md
 
 Each folder of tests/golden is a net of one or a few layers with outputs that Caffe computed. "as Caffe": every output within 1e-4 of its
 largest value. A case is BVLC's or a fork's as its type is in the converter's registry. OpenCV runs in a process of its own.
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from benchmarks.fer2013_tables import inserted  # noqa: E402
+
+MARKS = ("<!-- peers:begin -->", "<!-- peers:end -->")
 GOLDEN = ROOT / "tests" / "golden"
 TOLERANCE = 1e-4
 BVLC = ("Graph", "Convolution1D")  # cases of BVLC's that are not named after a type
@@ -81,22 +83,38 @@ def child() -> None:
         print(json.dumps([case, opencv(case, makers)]), flush=True)
 
 
-def of_opencv(cases: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
-    process: Any = None
+class Apart:
+    """OpenCV in a process of its own."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, __file__, "--child"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def ask(self, case: str, makers: dict[str, str]) -> str | None:
+        """The verdict; None where the process died."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps([case, makers]) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        said = self.process.stdout.readline()
+        return json.loads(said)[1] if said else None
+
+
+def of_opencv(cases: dict[str, dict[str, str]]) -> dict[str, str]:
+    """A net at which the process dies is asked again in a new one, since an earlier net may have spoilt the memory."""
+    process, verdicts = Apart(), {}
     for case, makers in cases.items():
-        if process is None or process.poll() is not None:
-            process = subprocess.Popen(
-                [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-        process.stdin.write(json.dumps([case, makers]) + "\n")
-        process.stdin.flush()
-        said = process.stdout.readline()
-        if not said:
-            process.wait()
-        yield case, json.loads(said)[1] if said else CRASH
-    if process is not None:
-        process.stdin.close()
-        process.wait()
+        found = process.ask(case, makers)
+        if found is None:
+            process = Apart()
+            found = process.ask(case, makers)
+        if found is None:
+            process = Apart()
+        verdicts[case] = found or CRASH
+    process.process.communicate()
+    return verdicts
 
 
 def described() -> dict[str, tuple[bool, dict[str, str]]]:
@@ -118,19 +136,26 @@ def main() -> None:
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    if p.parse_args().child:
+    p.add_argument("--write", type=Path, metavar="docs/comparison.md", help="the page whose table is written anew")
+    options = p.parse_args()
+    if options.child:
         child()
         return
     warnings.simplefilter("ignore")
     cases = described()
-    theirs = dict(of_opencv({case: makers for case, (_, makers) in cases.items()}))
+    theirs = of_opencv({case: makers for case, (_, makers) in cases.items()})
     verdicts = {"caffezoo": {case: converter(case) for case in cases}, f"OpenCV {cv2.__version__}": theirs}
-    print("| layers of | nets | converter | as Caffe | wrong, no error | refused | crash |\n|---|---|---|---|---|---|---|")
+    lines = ["| layers of | nets | converter | as Caffe | wrong, no error | refused | crash |", "|---|---|---|---|---|---|---|"]
     for of, bvlc in (("BVLC Caffe", True), ("forks", False)):
         chosen = [case for case, (is_bvlc, _) in cases.items() if is_bvlc == bvlc]
         for name, known in verdicts.items():
             counts = Counter(known[case] for case in chosen)
-            print(f"| {of} | {len(chosen)} | {name} | {' | '.join(str(counts[each]) for each in (AS_CAFFE, WRONG, REFUSED, CRASH))} |")
+            lines.append(
+                f"| {of} | {len(chosen)} | {name} | {' | '.join(str(counts[each]) for each in (AS_CAFFE, WRONG, REFUSED, CRASH))} |"
+            )
+    print("\n".join(lines))
+    if options.write:
+        options.write.write_text(inserted(options.write.read_text(encoding="utf-8"), "\n".join(lines), *MARKS), encoding="utf-8")
     print("\nwrong without an error in OpenCV:", ", ".join(case for case, said in theirs.items() if said == WRONG))
     print("crashed:", ", ".join(case for case, said in theirs.items() if said == CRASH) or "none")
 
