@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from converter.preprocess import Preprocess
     from converter.read.weights import read_blobs, read_mean
     from converter.write.back import save_caffemodel
+    from converter.write.output import save
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "fold_batchnorm",
     "read_blobs",
     "read_mean",
+    "save",
     "save_caffemodel",
     "to_caffe",
 ]
@@ -44,6 +46,7 @@ _HOMES = {
     "Preprocess": "converter.preprocess",
     "read_blobs": "converter.read.weights",
     "read_mean": "converter.read.weights",
+    "save": "converter.write.output",
     "save_caffemodel": "converter.write.back",
     "to_caffe": "converter.export.to_caffe",
 }

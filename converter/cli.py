@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   convert-caffe deploy.prototxt net.caffemodel -o net.safetensors    convert
+  convert-caffe deploy.prototxt net.caffemodel -o net.onnx           a net for ONNX Runtime; -o net.py and net.pt2: for PyTorch alone
   convert-caffe net.caffemodel -o net.pth                            convert with the net that the file itself holds
   convert-caffe deploy.prototxt old.caffemodel -o new.caffemodel     write Caffe's weights again, in its newest form
   convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
@@ -48,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("files", nargs="*", metavar="FILE", type=Path, help="a prototxt, a caffemodel (.caffemodel, .caffemodel.h5), or both")
-    p.add_argument("-o", "--output", type=Path, help="what to write: .safetensors, .pth (state dicts), .py (source), .caffemodel")
+    p.add_argument(
+        "-o", "--output", type=Path, help="what to write: .safetensors, .pth (weights); .py, .onnx, .pt2 (a net that runs); .caffemodel"
+    )
+    p.add_argument("--no-check", action="store_true", help="do not read a .py, .onnx or .pt2 back in a fresh process to compare it")
     precision = p.add_mutually_exclusive_group()
     precision.add_argument(
         "--half", action="store_true", help="round to half precision: a state dict's values; a .caffemodel's kernels, NVIDIA Caffe's form"
@@ -337,8 +341,17 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     check_beside(output, graph)
     rounding = Rounding(torch.float16 if options.half else torch.bfloat16) if options.half or options.bf16 else None
     with _Bar(options, sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters()), output.name) as bar:
-        write(output, graph, plan, lambda: {name: hasher.result() for name, hasher in hashers.items()}, bar, rounding=rounding)
-    _notes(graph.notes, options)
+        written = write(
+            output,
+            graph,
+            plan,
+            lambda: {name: hasher.result() for name, hasher in hashers.items()},
+            bar,
+            rounding=rounding,
+            check=not options.no_check,
+            structure_only=weights is None and not options.random_weights,
+        )
+    _notes([*graph.notes, *written.notes], options)
     if options.json:
         from converter.table import net_json
 
@@ -350,12 +363,12 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
             if weights is not None
             else "random weights, as the prototxt's fillers draw them"
         )
-        if output.suffix == ".py":
-            checked = "the structure; load the weights from a state dict, as -o net.safetensors writes one"
+        if output.suffix == ".py" and weights is None and not options.random_weights:
+            checked = "the structure; load() reads the weights from a state dict, as -o net.safetensors writes one"
         from converter.table import counted
 
         say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
-        for line in [*graph.changes, *([] if rounding is None else [rounding.summary()])]:
+        for line in [*graph.changes, *([] if rounding is None else [rounding.summary()]), *written.lines]:
             say(f"  {printable(line)}")
         if beside := prototxt_beside(output, graph):
             say(f"{beside}: the changed net, to which these weights belong")
@@ -367,6 +380,9 @@ def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = S
         raise ConversionError(f"{output}: the output's name must end in one of {', '.join(suffixes)}.")
     if not output.parent.is_dir():
         raise ConversionError(f"{output}: there is no folder {output.parent}; make it first.")
+    beside = {".py": [output.with_suffix(".safetensors")], ".onnx": [output.with_name(f"{output.name}.data")]}.get(output.suffix, [])
+    if any(each.exists() and source.exists() and each.samefile(source) for each in beside for source in sources):
+        raise ConversionError(f"{output}: its weights would go to {beside[0]}, which is one of the input files; choose another name.")
     if output.is_dir() or any(output.exists() and source.exists() and output.samefile(source) for source in sources):
         raise ConversionError(f"{output}: this is a folder, or one of the input files; choose another name.")
 

@@ -17,7 +17,7 @@ from converter.build.num_output import change_outputs, draw_anew
 from converter.build.preprocessing import Stated
 from converter.build.rgb01 import take_rgb01
 from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, some
-from converter.files import head
+from converter.files import head, stamp_of
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
 from converter.read.caffemodel import Weights
@@ -76,7 +76,10 @@ def convert(
         fold_batchnorm=fold_batchnorm,
         input=input,
     )
-    return loaded(graph, plan, stacklevel=3)
+    net = loaded(graph, plan, stacklevel=3)
+    files = ((path, stamp_of(path)) for path in (Path(each).absolute() for each in (prototxt, weights) if each is not None))
+    net.sources = tuple((path, stamp) for path, stamp in files if stamp is not None and path.is_file())
+    return net
 
 
 def loaded(graph: Graph, plan: Plan | None, stacklevel: int = 2) -> CaffeNet:

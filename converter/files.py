@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import IO
 
 from converter.errors import ConversionError, shown
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".py", ".caffemodel")  # what can be written
+SUFFIXES = (".safetensors", ".pth", ".pt", ".py", ".onnx", ".pt2", ".caffemodel")  # what can be written
 _PIECE = 8 << 20  # large: another thread imports torch meanwhile, and each piece waits for its turn twice
 
 
@@ -77,6 +78,15 @@ def stand_in(start: bytes) -> str | None:
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, 130 bytes that name the file; run `git lfs pull` in its repository to get the file itself"
     return None
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """By what a file is known again without reading it: its size and the time of its last change; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 class Hasher(threading.Thread):
@@ -155,6 +165,32 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except OSError as problem:
         raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
+
+
+@contextlib.contextmanager
+def whole_files(path: Path) -> Iterator[Path]:
+    """A folder to write a file and its companions into: they go to their places beside `path` when the block ends well, `path` last.
+
+    Raises:
+        ConversionError: as whole_file().
+    """
+    try:
+        folder = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            folder.mkdir()
+            yield folder
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            for made in sorted(folder.iterdir(), key=lambda made: made.name == path.name):
+                made.replace(path.with_name(made.name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as problem:
+        raise ConversionError(f"{path}: cannot be written ({problem.strerror or problem}).") from problem
+    except ValueError as problem:
+        if "\0" not in str(path):
+            raise
+        raise ConversionError(f"{shown(str(path))}: no file can have this name.") from problem
 
 
 def _created(temporary: Path, path: Path) -> IO[bytes]:

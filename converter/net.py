@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +41,7 @@ class CaffeNet(nn.Module):
         preprocess: what the prototxt's transform_param says of the images, net.preprocess(image); or None.
         notes: what was ignored in the files, and why.
         changes: what was asked to be other than in the files (folded layers, another input), and was done.
+        sources: the files that it was made of, each with its size and time when it was read; save() writes their hashes.
         program: what the net computes, as data.
     """
 
@@ -65,6 +67,7 @@ class CaffeNet(nn.Module):
         self.input_shapes = dict(input_shapes)
         self.layer_names = {step.key: step.name for step in program.steps}
         self.preprocess, self.notes, self.changes = preprocess, tuple(notes), tuple(changes)
+        self.sources: tuple[tuple[Path, tuple[int, int]], ...] = ()
         self._message, self._phase = message, phase
         self._calls = {self.outputs: program.needed(self.outputs)}
         self._sizes = tuple(sizes)  # how many values each version of a blob has at the stated shapes; unknown where it is empty
@@ -145,6 +148,16 @@ class CaffeNet(nn.Module):
         which reads the weights from the .safetensors file beside it. save("net.py") writes both."""
         children = dict(self.named_children())
         write_source(path, children, self.program, outputs=self.outputs, facts=self.facts(), preprocess=self.preprocess)
+
+    def save(self, path: str | os.PathLike[str], *, check: bool = True) -> None:
+        """Write the net with its weights, in the form that the suffix names: .safetensors, .pth, .caffemodel, .py, .onnx, .pt2.
+
+        The last three run without this package; `check` reads them back in a fresh process and compares before they appear. See
+        converter.save(), which this is.
+        """
+        from converter import save
+
+        save(self, path, check=check)
 
     def facts(self, hashes: Mapping[str, str] | None = None, ignored: Sequence[str] = ()) -> dict[str, str]:
         """What written files say of the net; `hashes`: the sha256 of its source files by name; `ignored`: fields that were ignored."""

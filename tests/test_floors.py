@@ -39,7 +39,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "build": {"errors", "layers", "memory", "net", "preprocess", "program", "read"},
         "conversion": {"build", "errors", "files", "net", "preprocess", "read"},
         "table": {"build", "errors", "read"},
-        "write": {"build", "errors", "files", "net", "program", "read", "write.carried", "write.facts", "write.source"},
+        "write": {"build", "errors", "extras", "files", "layers", "net", "program", "read", "write.carried", "write.facts", "write.source"},
         "verify": {"build", "errors", "memory", "net", "preprocess", "program", "read", "references", "write"},
         "report": {"build", "errors", "files", "program", "read", "table", "verify"},
         "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},

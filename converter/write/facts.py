@@ -41,11 +41,6 @@ def facts_of(
         "layer_names": json.dumps({step.key: step.name for step in program.steps if step.params}),
         "preprocess": json.dumps(None if preprocess is None else asdict(preprocess)),
     }
-    if ignored:
-        facts["ignored"] = json.dumps(list(ignored))
-    if notes:
-        facts["notes"] = json.dumps(list(notes))
-    if changes:
-        facts["changes"] = json.dumps(list(changes))
+    facts |= {key: json.dumps(list(said)) for key, said in (("ignored", ignored), ("notes", notes), ("changes", changes)) if said}
     held = {name.encode("utf-8", "backslashreplace").decode(): digest for name, digest in (hashes or {}).items()}  # JSON has no other bytes
     return {**facts, **{f"sha256.{name}": digest for name, digest in held.items()}}

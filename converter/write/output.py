@@ -5,58 +5,72 @@ Every output is written beside its place and moved there when it is whole; nothi
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 from converter import __version__
 from converter.build.assemble import assemble, load
 from converter.build.graph import Graph
 from converter.build.matching import Plan
 from converter.errors import ConversionError, printable
-from converter.files import SUFFIXES, head, whole_file
+from converter.files import SUFFIXES, Hasher, head, stamp_of, whole_file
 from converter.net import CaffeNet
 from converter.write.back import save_caffemodel
 from converter.write.encode import is_kernel
+from converter.write.forms import FORMS, Written, structure, write_form
+from converter.write.pth import write_pth
 from converter.write.rounding import Rounding
-from converter.write.safetensors import Hashes, Progress, write_safetensors
+from converter.write.safetensors import Progress, write_safetensors
+from converter.write.values import Held, Planned, values_of
 
+Hashes = Callable[[], dict[str, str]]
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".caffemodel")  # forms that hold weights alone
 
 
 def write(
-    path: Path, graph: Graph, plan: Plan | None, hashes: Hashes, progress: Progress | None = None, *, rounding: Rounding | None = None
-) -> None:
-    """Write the net in the format of the path's suffix.
+    path: Path,
+    graph: Graph,
+    plan: Plan | None,
+    hashes: Hashes,
+    progress: Progress | None = None,
+    *,
+    rounding: Rounding | None = None,
+    check: bool = False,
+    structure_only: bool = False,
+) -> Written:
+    """Write a net that is not in memory, in the format of the path's suffix.
 
     Where that holds weights alone and the net is not the files' own any more (folded layers, another input), the prototxt
-    that they belong to is written beside it. `rounding`: of all values; of a caffemodel to half precision, as save_caffemodel() does.
+    that they belong to is written beside it.
+
+    Args:
+        rounding: of all values of a state dict; of a caffemodel's kernels to half precision, as save_caffemodel() does.
+        check: .py, .pt2 and .onnx are read back in a fresh process and compared before they appear.
+        structure_only: a .py without weights beside it.
 
     Raises:
-        ConversionError: no such format, values that cannot be rounded, or the file cannot be written.
+        ConversionError: no such format, a layer that it cannot hold, values that cannot be rounded, or the file cannot be written.
     """
-    report = progress or (lambda _: None)
-    if path.suffix == ".safetensors":
-        write_safetensors(path, graph, plan, hashes, report, rounding)
-    elif path.suffix == ".py":
-        assemble(graph).to_source(path)
-    elif path.suffix in _WEIGHTS:
-        net = assemble(graph)
+    _check_suffix(path)
+    net = assemble(graph)
+
+    def facts() -> dict[str, str]:
+        return net.facts(hashes(), graph.ignored) | ({"prototxt": net.prototxt} if graph.changes else {})
+
+    if structure_only and path.suffix == ".py":
+        structure(path, net, facts)
+        return Written()
+    if path.suffix in (".caffemodel", ".pt2"):
         load(net, graph, plan)
-        if path.suffix == ".caffemodel":
-            if rounding is not None:
-                for key, value in net.state_dict().items():
-                    if is_kernel(value.shape):
-                        rounding(key, value)  # only measured: the writer rounds
-            save_caffemodel(net, path, half=rounding is not None)
-        else:
-            _save_state(net, path, rounding)
-        report(sum(value.nbytes for value in net.state_dict().values()))
+        values: Held | Planned = Held(net)
     else:
-        raise ConversionError(f"{path}: the output's name ends in {path.suffix!r}; it must be one of {', '.join(SUFFIXES)}.")
+        values = values_of(net, graph, plan)
+    written = _write(path, values, facts, progress, rounding=rounding, check=check)
     if beside := prototxt_beside(path, graph):
         with whole_file(beside) as file:
             file.write(_changed_prototxt(graph).encode())
+    return written
 
 
 def prototxt_beside(path: Path, graph: Graph) -> Path | None:
@@ -85,13 +99,57 @@ def _changed_prototxt(graph: Graph) -> str:
     return "\n".join([*lines, assemble(graph).prototxt])
 
 
-def _save_state(net: CaffeNet, path: Path, rounding: Rounding | None) -> None:
-    state = {key: value.detach() for key, value in net.state_dict().items()}
-    if rounding is not None:
-        state = {key: rounding(key, value) for key, value in state.items()}
-        rounding.check(str(path))
+def save(net: CaffeNet, path: str | os.PathLike[str], *, check: bool = True) -> None:
+    """Write a net with its weights; the suffix says in which form.
+
+    .safetensors, .pth (state dict), .caffemodel; .py with a .safetensors beside it, .onnx (from 64 MiB of weights on with an
+    .onnx.data beside it), .pt2: these three run without this package, and are read back in a fresh process and compared before they
+    appear (`check`). In .onnx and .pt2 the batch, height and width may have any size where the net takes any: see docs/forms.md.
+
+    Raises:
+        UnsupportedError: a layer that the form cannot hold; it says which, and what to do.
+        ConversionError: no such form, a package of the extra `onnx` is missing, or the file cannot be written; nothing is left then.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    _write(path, Held(net), lambda: net.facts(hashed(net.sources)), None, rounding=None, check=check)
+
+
+def hashed(sources: Sequence[tuple[Path, tuple[int, int]]]) -> dict[str, str]:
+    """sha256 by file name of the sources that are still what was read: of the same size and time."""
+    same = [path for path, stamp in sources if stamp_of(path) == stamp]
+    alike = len({path.name for path in same}) < len(same)
+    return {str(path) if alike else path.name: hasher.result() for path, hasher in [(path, Hasher(path)) for path in same]}
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise ConversionError(f"{path}: the output's name ends in {path.suffix!r}; it must be one of {', '.join(SUFFIXES)}.")
+
+
+def _write(
+    path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, *, rounding: Rounding | None, check: bool
+) -> Written:
+    if path.suffix in FORMS:
+        return write_form(path, values, facts, check=check, progress=progress)
+    if path.suffix == ".caffemodel":
+        _write_caffemodel(path, values.net, rounding)
+        if progress is not None:
+            progress(sum(value.nbytes for value in values.net.state_dict().values()))
+        return Written()
     with whole_file(path) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as problem:  # torch's zip writer stumbles once more over what it could not write
-            raise problem.__context__ if isinstance(problem.__context__, OSError) else problem from None
+        if path.suffix == ".safetensors":
+            write_safetensors(file, values, facts(), progress, rounding)
+        else:
+            write_pth(file, values, progress, rounding)
+        if rounding is not None:
+            rounding.check(str(path))
+    return Written()
+
+
+def _write_caffemodel(path: Path, net: CaffeNet, rounding: Rounding | None) -> None:
+    if rounding is not None:
+        for key, value in net.state_dict().items():
+            if is_kernel(value.shape):
+                rounding(key, value)  # only measured: the writer rounds
+    save_caffemodel(net, path, half=rounding is not None)

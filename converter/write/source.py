@@ -182,7 +182,7 @@ def _body(modules: Mapping[str, nn.Module], program: Program, outputs: tuple[str
         said = f"  # {steps[key].type} {steps[key].name!a}" if key in steps and steps[key].type else ""
         lines.append(f"        {left}{_constructor(module, carried)}{right}{printable(said)}")
     lines += ties
-    variable = _variables(program.versions)
+    variable = variables(program.versions)
     lines += ["", f"    def forward({', '.join(['self', *(f'{variable[blob]}: Tensor' for blob in program.inputs)])}):"]
     for key, bottoms, tops, dead in calls:
         call = f"self.{key}" if _plain(key) else f"self._modules[{key!a}]"
@@ -198,7 +198,7 @@ def _body(modules: Mapping[str, nn.Module], program: Program, outputs: tuple[str
     return [*lines, f"        return {result}"]
 
 
-def _variables(names: tuple[str, ...]) -> dict[str, str]:
+def variables(names: tuple[str, ...]) -> dict[str, str]:
     """A variable for each blob: one that is written in place keeps its own, as its old values are not read again."""
     variables: dict[str, str] = {}
     taken = {"self", "nn"}

@@ -1,0 +1,154 @@
+"""A net as torch.export's program: what .pt2 holds and ONNX is made from."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import operator
+import re
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from converter.errors import ConversionError, UnsupportedError
+from converter.net import CaffeNet
+from converter.write.sizes import Sizes, number_type
+from converter.write.source import variables
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+_LEAST = re.compile(r"^\s*(\w+) = Dim\('\1', min=(\d+)\)$", re.MULTILINE)  # of torch.export's suggested fixes
+
+
+def traced(net: CaffeNet, sizes: Sizes, where: str) -> tuple[ExportedProgram, Sizes]:
+    """The program with these axes free, or as many as torch.export leaves, and which they are. The parameters' values are not read.
+
+    Raises:
+        UnsupportedError: a layer whose result cannot be written without looking at values, such as non-maximum suppression.
+    """
+    if net.training:
+        raise ConversionError(f"{where} is not written: the net is in training mode; call net.eval() first.")
+    module = _named(net)
+    while True:
+        try:
+            with quiet():
+                return _stripped(_export(module, net, sizes)), sizes
+        except Exception as problem:  # a layer's own error, or one of many of the exporter's
+            fewer = None if _by_values(problem) else _fewer(sizes)
+            if fewer is None:
+                raise _refusal(net, where, problem) from problem
+            sizes = fewer
+
+
+def _by_values(problem: BaseException | None) -> bool:
+    """Whether the exporter met a choice by values, which fewer free axes do not help."""
+    while problem is not None:
+        if "DataDependent" in type(problem).__name__:
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' own words: warnings of versions to come, and whole graphs on stderr where they fail."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _fewer(sizes: Sizes) -> Sizes | None:
+    """Height and width go first, then the batch."""
+    names = {name for held in sizes.axes.values() for name in held.values()}
+    for gone in ({"height", "width"}, {"batch"}):
+        if gone & names:
+            said = " and ".join(sorted(gone))
+            return sizes.without(gone, f"{said}: torch.export ties a layer to the size that it was traced with")
+    return None
+
+
+def _named(net: CaffeNet) -> GraphModule:
+    """The net with its blobs' names as its arguments' names, which exporters keep."""
+    from torch.fx import Graph, GraphModule
+
+    graph, names = Graph(), variables(net.program.versions)
+    values = {version: graph.placeholder(names[name]) for name, version in net.program.inputs.items()}
+    for key, bottoms, tops, _ in net.program.needed(net.outputs):
+        result = graph.call_module(key, tuple(values[i] for i in bottoms))
+        if len(tops) == 1:
+            values[tops[0]] = result
+        else:
+            values.update({top: graph.call_function(operator.getitem, (result, i)) for i, top in enumerate(tops)})
+    found = {name: values[net.program.blobs[name]] for name in net.outputs}
+    graph.output(found if len(found) > 1 else next(iter(found.values())))
+    return GraphModule(net, graph).eval()
+
+
+def _export(module: GraphModule, net: CaffeNet, sizes: Sizes) -> ExportedProgram:
+    from torch.export import Dim, export
+
+    arguments = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    example = tuple(torch.zeros(sizes.example[name], dtype=number_type(net)) for name in net.inputs)
+    options: dict[str, Any] = {"strict": False}
+    if "prefer_deferred_runtime_asserts_over_guards" in inspect.signature(export).parameters:
+        # what the solver cannot show for all sizes, such as the number of windows of a ceil-mode pooling, is checked as it runs
+        options["prefer_deferred_runtime_asserts_over_guards"] = True
+    least: dict[str, int] = {}
+    while True:
+        dims = {dim: Dim(dim, min=least.get(dim)) for held in sizes.axes.values() for dim in held.values()}
+        shapes = {
+            argument: {axis: dims[dim] for axis, dim in sizes.axes[name].items()}
+            for argument, name in zip(arguments, net.inputs, strict=True)
+        }
+        try:
+            with torch.no_grad():
+                return export(module, example, dynamic_shapes=shapes if dims else None, **options)
+        except torch._dynamo.exc.UserError as problem:  # it may only want to hear the least sizes that a layer takes
+            wanted = {dim: int(size) for dim, size in _LEAST.findall(str(problem)) if dim in dims and int(size) > least.get(dim, 0)}
+            if not wanted:
+                raise
+            least |= wanted
+
+
+def _stripped(program: ExportedProgram) -> ExportedProgram:
+    """Without this machine's paths and source lines."""
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+def _refusal(net: CaffeNet, where: str, problem: Exception) -> ConversionError:
+    """Which layer it was: the innermost frame of the error that is a layer's."""
+    keys = {id(module): key for key, module in net.named_children()}
+    found, error = "", problem
+    seen: BaseException | None = error
+    while seen is not None and not found:
+        trace = seen.__traceback__
+        while trace is not None:
+            found = keys.get(id(trace.tb_frame.f_locals.get("self")), found)
+            trace = trace.tb_next
+        seen = seen.__cause__ or seen.__context__
+    reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    step = next((step for step in net.program.steps if step.key == found), None)
+    if step is None:
+        return UnsupportedError(
+            f"{where} is not written: torch.export cannot trace the net ({reason}). Save it as .py, which holds every layer."
+        )
+    bottoms = ", ".join(repr(net.program.versions[i]) for i in step.bottoms)
+    return UnsupportedError(
+        f"{where} is not written: {step} chooses by values how much it returns or what it looks at next, which neither .onnx nor .pt2"
+        f" can hold ({reason}). Save the net as .py, which holds every layer; or end it before this one: delete the layer from the prototxt"
+        f" (in Python: net.outputs = (...)), so that the net returns {bottoms}, and do this step where the net is used."
+    )
