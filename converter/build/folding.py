@@ -150,6 +150,9 @@ class _Folding:
             return f"{_one(problem)} is in front of it"
         if len(self.readers[chain.bottom]) > 1:
             return f"the blob {self.graph.versions[chain.bottom]!r} between it and {maker.name!r} has other readers"
+        names = self.graph.versions
+        if names[maker.bottoms[0]] == names[maker.tops[0]] != names[chain.top]:
+            return f"{maker.name!r} in front of it works in place"  # its bottom's values would have the name
         node, module = self.draft.node_of[maker.key], self.graph.modules[maker.key]
         values = node.values or self.draft.values(maker)
         made = _behind(module, values, self.affine(chain))

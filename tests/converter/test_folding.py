@@ -109,6 +109,10 @@ LEFT = {
         IMAGE + scale("data", "x") + convolution("x", "y", "kernel_size: 3", "Deconvolution"),
         "at each place",
     ),
+    "in place in front": (
+        data(3, 6) + layer("TanH", "data", "x") + layer("InnerProduct", "x", "x", "inner_product_param { num_output: 6 }") + norm("x", "y"),
+        "works in place",
+    ),
     "two readers behind": (
         IMAGE + norm("data", "x") + layer("ReLU", "x", "r") + convolution("x", "y", "kernel_size: 1"),
         "2 layers read it",
