@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from bounded import results
+from mutants import mutants
 
 MEMBER = "net/net.caffemodel"
 BODY = random.Random(9).randbytes(5_000)
@@ -145,20 +146,6 @@ def test_a_bomb_ends_in_an_error_within_little_memory_and_time(tmp_path: Path) -
         with pytest.raises(AssertionError, match=reason):
             raise AssertionError(said)
         assert seconds < 10, (name, seconds)
-
-
-def mutants(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Bits flipped, pieces cut out, doubled or made of one byte, a few at a time."""
-    draw = random.Random(seed)
-    for _ in range(count):
-        found = bytearray(data)
-        for _ in range(draw.randint(1, 4)):
-            at, length = draw.randrange(len(found) + 1), draw.choice((1, 1, 4, 16, 512))
-            piece = found[at : at + length]
-            found[at : at + length] = draw.choice(
-                (b"", piece * 2, bytes(len(piece)), b"\xff" * len(piece), bytes(byte ^ (1 << draw.randrange(8)) for byte in piece))
-            )
-        yield bytes(found)
 
 
 def pax() -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import random
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import misbehaving as bad
 import pytest
+from bounded import results
 from misbehaving import Handler, Resource, Server
+from mutants import mutants
 
 from zoo.cards import registry
 from zoo.cards.record import Checksum, File, Mirror, Terms
@@ -179,8 +182,6 @@ def test_a_page_that_comes_byte_by_byte_is_not_pinned(server: Server, tmp_path: 
 
 
 def test_a_gzip_bomb_in_flight_is_cut_at_the_file_s_size(server: Server, tmp_path: Path) -> None:
-    import gzip
-
     bomb = gzip.compress(bytes(30_000_000))
     body = bytes(30_000)
 
@@ -190,3 +191,62 @@ def test_a_gzip_bomb_in_flight_is_cut_at_the_file_s_size(server: Server, tmp_pat
 
     with pytest.raises(FetchError, match="30,000 are expected"):
         obtain(file_at(server.serve("/net", body, *[fault] * 4), body=body), tmp_path, limits=QUICK)
+
+
+FETCH = f"""
+import pathlib, socket, tempfile, threading
+import requests, tqdm, urllib3
+from zoo.cards.record import Checksum, File, Mirror
+from zoo.errors import FetchError
+from zoo.files.fetch import obtain
+from zoo.files.http import Limits
+threading.stack_size(1 << 20)
+
+def check(path):
+    answer, listener = path.read_bytes(), socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for _ in range(2):
+            connection = listener.accept()[0]
+            with connection:
+                try:
+                    connection.settimeout(5)
+                    connection.recv(65536)
+                    connection.sendall(answer)
+                except OSError:
+                    pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    known = (Checksum("sha256", {hashlib.sha256(BODY[:2000]).hexdigest()!r}, "this test"),)
+    file = File("net.caffemodel", (Mirror(f"http://127.0.0.1:{{listener.getsockname()[1]}}/net"),), 2000, known)
+    with tempfile.TemporaryDirectory(dir=path.parent.parent) as place, listener:
+        try:
+            obtain(file, pathlib.Path(place) / "model", progress=False, limits=Limits(answer=5, window=5, tries=2, pause=0))
+        except FetchError as error:
+            return str(error)[:100]
+    return "came"
+"""
+ANSWER = {
+    "plain": b'HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nETag: "v1"\r\nContent-Length: 2000\r\n\r\n' + BODY[:2000],
+    "chunked": CHUNKED + b"3e8;a=b\r\n" + BODY[:1000] + b"\r\n3E8\r\n" + BODY[1000:2000] + b"\r\n0\r\nX-Y: z\r\n\r\n",
+    "encoded": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nLast-Modified: today\r\n\r\n" + gzip.compress(BODY[:2000]),
+    "elsewhere": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/x\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_damaged_answer_gives_the_file_or_a_reason(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process with little memory; only the head of an answer is damaged, for the bytes have their checksum."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    inputs = {}
+    for kind, answer in ANSWER.items():
+        head, end, body = answer.partition(b"\r\n\r\n")
+        if kind == "chunked":
+            head, end, body = answer, b"", b""
+        inputs |= {f"{kind} {number}": damaged + end + body for number, damaged in enumerate(mutants(head, count, seed=5))}
+    found = results(FETCH, inputs, tmp_path / "answers", 200)
+    for name, (said, seconds) in found.items():
+        assert not said.startswith("!"), (inputs[name][:300], said)
+        assert seconds < 3, (inputs[name][:300], seconds)
+    assert any(said == "came" for said, _ in found.values())
