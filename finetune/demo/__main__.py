@@ -43,7 +43,7 @@ def demo(folder: Path, verbose: bool) -> None:
     if verbose:
         print(_convert_caffe(verbose, prototxt), end="\n\n")
     _convert_caffe(verbose, prototxt, caffemodel, "-o", state)
-    print(f"Converted  {caffemodel}, a Caffe net of {card.parameters:,} parameters, into PyTorch's {state}", flush=True)
+    print(f"Converted  {caffemodel}, a Caffe net of {card.parameters:,} parameters, into {state}", flush=True)
 
     made_by, pictures, difference = compare(prototxt, state, card)
     if difference > MOST:
@@ -51,8 +51,9 @@ def demo(folder: Path, verbose: bool) -> None:
             f"{state} gives other outputs than {made_by} computed from the Caffe files: they differ by {difference:.1e} of the largest one,"
             f" and {MOST:.0e} is allowed; please report it"
         )
-    same = f"the same outputs for {pictures} pictures (relative difference {difference:.0e})"
-    print(f"Compared   with {made_by}, which ran the Caffe files: {same}", flush=True)
+    print(
+        f"Compared   with {made_by} on the Caffe files: the same for {pictures} pictures (relative difference {difference:.0e})", flush=True
+    )
 
     annotated, words = read_face(picture)
     print(f"Read       the face of an astronaut: {words}; see {annotated}\n")

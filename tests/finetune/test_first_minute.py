@@ -27,7 +27,7 @@ def test_the_demo_converts_compares_and_names_a_face(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     converted, compared, read, *rest = said.stdout.splitlines()
     assert converted.startswith("Converted  ") and "fer_mini.caffemodel, a Caffe net of 1,774,311 parameters" in converted
-    assert "OpenCV 4" in compared and "the same outputs for 8 pictures" in compared
+    assert "OpenCV 4" in compared and "the same for 8 pictures" in compared
     assert "the face of an astronaut: happy" in read
     assert "not feelings" in "".join(rest) and rest[-1].endswith(
         f"-m finetune.predict fer_mini PHOTO.jpg --annotate {tmp_path / 'out' / 'annotated'}"
