@@ -39,6 +39,7 @@ FORMS = {
     "frozen": "`torch.compile(net)`, weights frozen (`TORCHINDUCTOR_FREEZING=1`)",
     ONNX: "`.onnx` in ONNX Runtime",
     OPENCV: "OpenCV 4's importer",
+    "opencv_direct": "the same, Winograd's convolutions off",
 }
 
 
@@ -115,11 +116,12 @@ def by_onnxruntime(folder: Path, x: Any, threads: int) -> Callable[[], Any]:
     return lambda: session.run(None, inputs)[0]
 
 
-def by_opencv(folder: Path, x: Any, threads: int) -> Callable[[], Any]:
+def by_opencv(folder: Path, x: Any, threads: int, winograd: bool) -> Callable[[], Any]:
     import cv2
 
     cv2.setNumThreads(threads)
     net = cv2.dnn.readNetFromCaffe(str(PROTOTXT), str(folder / "net.caffemodel"))
+    net.enableWinograd(winograd)
     blob = x.numpy()
 
     def run() -> Any:
@@ -136,8 +138,8 @@ def worker(form: str, folder: Path, batch: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(batch))
-    if form == OPENCV:
-        call = by_opencv(folder, x, threads)
+    if form.startswith(OPENCV):
+        call = by_opencv(folder, x, threads, winograd=form == OPENCV)
     elif form == ONNX:
         call = by_onnxruntime(folder, x, threads)
     else:
@@ -285,7 +287,7 @@ def available() -> list[str]:
     for form, check in ((ONNX, "import onnxruntime, onnx, onnxscript"), (OPENCV, "import cv2; cv2.dnn.readNetFromCaffe")):
         if subprocess.run([sys.executable, "-c", check], stderr=subprocess.DEVNULL).returncode:
             print(f"{form} is left out: {check!r} fails", file=sys.stderr)
-            forms.remove(form)
+            forms = [each for each in forms if not each.startswith(form)]
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         print("torch.compile is left out: it needs a C++ compiler", file=sys.stderr)
         forms = [form for form in forms if form not in (COMPILED, "frozen")]
