@@ -73,4 +73,4 @@ def npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.nda
     except FinetuneError:
         raise
     except (ValueError, TypeError, *BROKEN) as error:
-        raise FinetuneError(f"{what}: damaged or not an array ({error}); save the file again") from error
+        raise FinetuneError(f"{what}: damaged or not an array ({str(error)[:200]}); save the file again") from error

@@ -6,6 +6,7 @@ Every refusal is a FinetuneError that names the file.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -62,9 +63,10 @@ def damage_named(path: Path) -> Iterator[None]:
     except FinetuneError:
         raise
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's own; damaged streams raise one without number
+        # The disk's own; damaged streams raise one without number, or seek before the file's beginning.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise FinetuneError(f"{path}: the file is damaged or cut short ({error}); fetch it again") from error
+        raise FinetuneError(f"{path}: the file is damaged or cut short ({str(error)[:200]}); fetch it again") from error
 
 
 class Bounded(io.RawIOBase):

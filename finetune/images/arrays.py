@@ -53,7 +53,7 @@ def hdf5(path: Path) -> Decoded:
                 labels = as_labels(np.asarray(sets[f"{name}_label"][()]), f"{path}, {name}_label", len(images))
                 parts[str(split_of(name))] = (images, labels)
     except (OSError, RuntimeError, KeyError) as error:
-        raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({error}); fetch it again") from error
+        raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({str(error)[:200]}); fetch it again") from error
     return replace(joined(parts, path), notes=())  # the names of the data sets say that they are FER2013's
 
 

@@ -89,4 +89,12 @@ def input_of(prototxt: str, classifier: str | None, stated: Preprocess) -> Prepr
         [shape] = dict(model.input_shapes).values()
         raise FinetuneError(f"{prototxt}: the net's input is {tuple(shape)}; images have 1 channel or 3: (N, 1, H, W) or (N, 3, H, W)")
     said = replace(said, resize=None) if said.resize == "keep" else said  # the whole face, not the middle of a small image
-    return said if stated == UNSAID else replace(stated, size=said.size)
+    if stated == UNSAID:
+        return said
+    if said.channels != "GRAY":
+        return replace(stated, size=said.size)
+    if stated.channels not in (UNSAID.channels, "GRAY") or len(set(stated.mean)) > 1 or not isinstance(stated.scale, int | float):
+        raise FinetuneError(
+            f"{prototxt}: the net takes 1 channel; --set input.channels=GRAY, one number as input.mean=[127.5], and one as input.scale=0.01"
+        )
+    return replace(stated, size=said.size, channels="GRAY", mean=stated.mean[:1])

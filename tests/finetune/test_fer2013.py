@@ -214,24 +214,33 @@ def test_frozen_features_are_computed_once_and_the_head_is_trained(data: Path, t
         assert torch.equal(kept[name], value) == name.startswith("cnn."), name
 
 
-def test_any_caffe_net_is_finetuned_and_goes_back_to_caffe(data: Path, tmp_path: Path) -> None:
-    """A prototxt and a caffemodel of 10 classes become a net of 4 that began with the file's convolution, and Caffe's files again."""
+@pytest.mark.parametrize("channels", [3, 1])
+def test_any_caffe_net_is_finetuned_and_goes_back_to_caffe(
+    channels: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prototxt and a caffemodel of 10 classes become a net of 4 that began with the file's convolution, and Caffe's files again.
+
+    A net of one channel, as Light CNN, sees the grey images as they are.
+    """
     from converter import convert, save_caffemodel
 
     prototxt, weights, out = tmp_path / "deploy.prototxt", tmp_path / "net.caffemodel", tmp_path / "run"
-    prototxt.write_text(TINY_PROTOTXT)
+    assert TINY_PROTOTXT.count("dim: 3 ") == 1
+    prototxt.write_text(TINY_PROTOTXT.replace("dim: 3 ", f"dim: {channels} "))
     given = convert(prototxt)
     save_caffemodel(given, weights)
     caffe = ["--prototxt", str(prototxt), "--caffemodel", str(weights), "--set", "input.scale=0.01", "--set", "training.freeze=conv1"]
     assert run(data, out, "--smoke", "--epochs", "4", *caffe, recipe="caffe") == 0
+    assert f"initial weights: {weights}" in capsys.readouterr().out
     assert json.loads((out / "config.json").read_bytes())["config"]["input"]["size"] == [16, 16]
+    assert (json.loads((out / "card.json").read_bytes())["preprocess"]["channels"] == "GRAY") == (channels == 1)
     kept = load_file(out / "best.safetensors")
     assert torch.equal(kept["conv1.weight"], given.state_dict()["conv1.weight"]) and kept["fc8.weight"].shape == (4, 392)
     assert result(out)["scores"]["private, ten-crop"]["accuracy"] > 0.5
     model: Any = zoo.load(out)
     assert model.labels == ("angry", "happy", "sad", "neutral")
     zoo.save_caffe(model, tmp_path / "new.prototxt", tmp_path / "new.caffemodel")
-    x = torch.randn(1, 3, 16, 16)
+    x = torch.randn(1, channels, 16, 16)
     with torch.inference_mode():
         back = convert(tmp_path / "new.prototxt", tmp_path / "new.caffemodel")(x)
         torch.testing.assert_close(back, model(x).softmax(1))
