@@ -51,7 +51,7 @@ def sizes_of(net: CaffeNet) -> Sizes:
     """The batch, where the net takes any; height and width, where it takes any and an exporter keeps them so."""
     shapes: Shapes = {name: tuple(net.input_shapes[name]) for name in net.inputs}
     used = [module for key, *_ in net.program.needed(net.outputs) for module in [net._modules[key]] if module is not None]
-    batches, runs = _batches(shapes, any(isinstance(m, Recurrent) for m in used)), _runner(net)
+    batches, runs = _batches(shapes, any(isinstance(m, Recurrent) for m in used)), runner(net)
     axes: dict[str, dict[int, str]] = {name: {} for name in shapes}
     batch: dict[tuple[str, int], str] = {}
     for group in batches:  # all inputs that go by items, else the first alone
@@ -118,7 +118,7 @@ def _keeps_its_size(net: CaffeNet, used: Sequence[nn.Module]) -> str:
     return ""
 
 
-def _runner(net: CaffeNet) -> Callable[[Shapes], bool]:
+def runner(net: CaffeNet) -> Callable[[Shapes], bool]:
     """Whether the net runs at some shapes: on meta tensors, which have no values."""
     state = {key: value.to("meta") for key, value in net.state_dict(keep_vars=False).items()}
     kind = number_type(net)

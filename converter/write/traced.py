@@ -16,13 +16,15 @@ import torch
 
 from converter.errors import ConversionError, UnsupportedError
 from converter.net import CaffeNet
-from converter.write.sizes import Sizes, number_type
+from converter.write.sizes import Sizes, number_type, runner
 from converter.write.source import variables
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
 
+# Further sizes at which an assumption of a program is tried: all remainders of strides up to 32, height and width apart
+_STEPS = [{"batch": i % 3, "height": i, "width": (7 * i + 3) % 33} for i in range(33)]
 _LEAST = re.compile(r"^\s*(\w+) = Dim\('\1', min=(\d+)\)$", re.MULTILINE)  # of torch.export's suggested fixes
 
 
@@ -38,7 +40,12 @@ def traced(net: CaffeNet, sizes: Sizes, where: str) -> tuple[ExportedProgram, Si
     while True:
         try:
             with quiet():
-                return _stripped(_export(module, net, sizes)), sizes
+                program = _export(module, net, sizes)
+            if _holds(program, net, sizes):
+                return _stripped(program), sizes
+            fewer = _fewer(sizes)
+            assert fewer is not None
+            sizes = fewer
         except Exception as problem:  # a layer's own error, or one of many of the exporter's
             fewer = None if _by_values(problem) else _fewer(sizes)
             if fewer is None:
@@ -119,6 +126,40 @@ def _export(module: GraphModule, net: CaffeNet, sizes: Sizes) -> ExportedProgram
             if not wanted:
                 raise
             least |= wanted
+
+
+def _holds(program: ExportedProgram, net: CaffeNet, sizes: Sizes) -> bool:
+    """Whether what the program takes for granted of free sizes is so wherever the net runs: it may be true of the example's alone.
+
+    A .pt2 would refuse the other sizes, ONNX has no such checks and would go wrong silently.
+    """
+    symbols: dict[Any, str] = {}
+    places = [node for node in program.graph.nodes if node.op == "placeholder"][-len(net.inputs) :]
+    for node, name in zip(places, net.inputs, strict=True):
+        for axis, dim in sizes.axes[name].items():
+            size = node.meta["val"].shape[axis]
+            if isinstance(size, torch.SymInt):
+                symbols[size.node.expr] = dim
+    granted = {
+        expression
+        for node in program.graph.nodes
+        if node.target is torch.ops.aten._assert_scalar.default and isinstance(value := node.args[0].meta.get("val"), torch.SymBool)
+        for expression in [value.node.expr]
+        if expression.free_symbols and expression.free_symbols <= symbols.keys()
+    }
+    if not granted:
+        return True
+    runs = runner(net)
+    for step in _STEPS:
+        shapes = {
+            name: tuple(size + step.get(sizes.axes[name].get(i, ""), 0) for i, size in enumerate(shape))
+            for name, shape in sizes.example.items()
+        }
+        lengths = {dim: shapes[name][axis] for name, held in sizes.axes.items() for axis, dim in held.items()}
+        known = {symbol: lengths[dim] for symbol, dim in symbols.items()}
+        if not all(bool(expression.subs(known)) for expression in granted) and runs(shapes):
+            return False
+    return True
 
 
 def _stripped(program: ExportedProgram) -> ExportedProgram:

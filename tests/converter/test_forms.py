@@ -21,6 +21,7 @@ from converter.write import forms
 from converter.write.output import write
 from converter.write.proof import Proof, differs_by
 from converter.write.sizes import drawn, sizes_of
+from converter.write.traced import traced
 from converter.write.values import Planned, values_of
 
 TOLERANCE = 1e-5  # of an output's largest magnitude
@@ -189,6 +190,14 @@ def test_free_axes_are_those_at_which_the_net_runs(name: str, tmp_path: Path) ->
     assert list(found.axes["data"].values()) == want
     assert found.proofs[0]["data"][0] == (2 if want else 1) and (len(found.proofs) == 2) == bool(want)
     assert bool(found.notes) == (MAX in layers) and all("l1" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("case", "free"), [("Pooling-15", ["batch"]), ("Pooling-7", ["batch", "height", "width"])])
+def test_what_a_trace_takes_for_granted_of_a_size_has_to_hold_for_all(case: str, free: list[str]) -> None:
+    """Pooling-15's windows are clipped or not as the width's remainder by 3 is: a trace holds one of the two."""
+    net = converted(case)
+    assert "height" in sizes_of(net).axes["data"].values()
+    assert list(traced(net, sizes_of(net), "net.onnx")[1].axes["data"].values()) == free
 
 
 @pytest.mark.parametrize("case", ["Graph-0", "BatchNorm-0", "LSTM-1", "InnerProduct-1", "Scale-2"])
