@@ -56,7 +56,7 @@ def write(
     net = assemble(graph)
 
     def facts() -> dict[str, str]:
-        return net.facts(hashes(), graph.ignored) | ({"prototxt": net.prototxt} if graph.changes else {})
+        return net.facts(hashes(), graph.ignored)
 
     if structure_only and path.suffix == ".py":
         structure(path, net, facts)
@@ -66,25 +66,21 @@ def write(
         values: Held | Planned = Held(net)
     else:
         values = values_of(net, graph, plan)
-    written = _write(path, values, facts, progress, rounding=rounding, check=check)
-    if beside := prototxt_beside(path, graph):
-        with whole_file(beside) as file:
-            file.write(_changed_prototxt(graph).encode())
-    return written
+    return _write(path, values, facts, progress, rounding=rounding, check=check)
 
 
-def prototxt_beside(path: Path, graph: Graph) -> Path | None:
+def prototxt_beside(path: Path, net: Graph | CaffeNet) -> Path | None:
     """The file that holds the changed net's prototxt, beside its weights; None where the output needs none."""
-    return path.with_suffix(".prototxt") if graph.changes and path.suffix in _WEIGHTS else None
+    return path.with_suffix(".prototxt") if net.changes and path.suffix in _WEIGHTS else None
 
 
-def check_beside(path: Path, graph: Graph) -> None:
+def check_beside(path: Path, net: Graph | CaffeNet) -> None:
     """Refuse to write over a prototxt that is not one of ours.
 
     Raises:
         ConversionError: there is one.
     """
-    beside = prototxt_beside(path, graph)
+    beside = prototxt_beside(path, net)
     if beside is not None and beside.exists() and not head(beside, len(_OURS)).startswith(_OURS.encode()):
         raise ConversionError(
             f"{path}: the changed net's prototxt would be written over {beside}, which is another one; choose another name for the output."
@@ -94,9 +90,9 @@ def check_beside(path: Path, graph: Graph) -> None:
 _OURS = "# A Caffe net changed by caffezoo"
 
 
-def _changed_prototxt(graph: Graph) -> str:
-    lines = [f"{_OURS} {__version__}; it belongs to the weights beside it.", *(f"# {printable(change)}" for change in graph.changes)]
-    return "\n".join([*lines, assemble(graph).prototxt])
+def _changed_prototxt(net: CaffeNet) -> str:
+    lines = [f"{_OURS} {__version__}; it belongs to the weights beside it.", *(f"# {printable(change)}" for change in net.changes)]
+    return "\n".join([*lines, net.prototxt])
 
 
 def save(net: CaffeNet, path: str | os.PathLike[str], *, check: bool = True) -> None:
@@ -105,6 +101,7 @@ def save(net: CaffeNet, path: str | os.PathLike[str], *, check: bool = True) -> 
     .safetensors, .pth (state dict), .caffemodel; .py with a .safetensors beside it, .onnx (from 64 MiB of weights on with an
     .onnx.data beside it), .pt2: these three run without this package, and are read back in a fresh process and compared before they
     appear (`check`). In .onnx and .pt2 the batch, height and width may have any size where the net takes any: see docs/forms.md.
+    Of a net with folded layers or another input, .safetensors, .pth and .caffemodel get their prototxt beside them.
 
     Raises:
         UnsupportedError: a layer that the form cannot hold; it says which, and what to do.
@@ -132,19 +129,28 @@ def _write(
 ) -> Written:
     if path.suffix in FORMS:
         return write_form(path, values, facts, check=check, progress=progress)
+    check_beside(path, values.net)
     if path.suffix == ".caffemodel":
         _write_caffemodel(path, values.net, rounding)
         if progress is not None:
             progress(sum(value.nbytes for value in values.net.state_dict().values()))
-        return Written()
+    else:
+        _write_state(path, values, facts, progress, rounding)
+    if beside := prototxt_beside(path, values.net):
+        with whole_file(beside) as file:
+            file.write(_changed_prototxt(values.net).encode())
+    return Written()
+
+
+def _write_state(path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, rounding: Rounding | None) -> None:
     with whole_file(path) as file:
         if path.suffix == ".safetensors":
-            write_safetensors(file, values, facts(), progress, rounding)
+            prototxt = {"prototxt": values.net.prototxt} if values.net.changes else {}
+            write_safetensors(file, values, facts() | prototxt, progress, rounding)
         else:
             write_pth(file, values, progress, rounding)
         if rounding is not None:
             rounding.check(str(path))
-    return Written()
 
 
 def _write_caffemodel(path: Path, net: CaffeNet, rounding: Rounding | None) -> None:

@@ -34,7 +34,7 @@ torch.set_num_threads(int(sys.argv[4]))
 runs = torch.load(folder + "/inputs", weights_only=True)
 with torch.no_grad():
     found = [net(*run) for run in runs]
-torch.save([each if isinstance(each, dict) else [each] for each in found], folder + "/found")
+torch.save([dict(each) if isinstance(each, dict) else [each] for each in found], folder + "/found")
 print("torch " + torch.__version__)
 """
 _READERS = {

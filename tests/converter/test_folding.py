@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from golden import CASES, arrays, files
+from safetensors.torch import load_file
 
 from converter import CaffeNet, CaffezooWarning, convert, fold_batchnorm, save_caffemodel
-from converter.errors import MismatchError
+from converter.errors import ConversionError, MismatchError
 
 TOLERANCE = 1e-5  # of a blob's largest magnitude
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -235,6 +236,33 @@ def test_a_net_of_the_training_phase_keeps_the_batch_s_statistics(tmp_path: Path
     net = convert(drawn(tmp_path, IMAGE + convolution("data", "x") + norm("x", "y"))[0], phase="TRAIN")
     with pytest.warns(CaffezooWarning, match="the batch's statistics"):
         assert types(fold_batchnorm(net)) == types(net)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".py"])
+def test_the_forms_that_run_alone_are_written_of_a_folded_net(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are read back in a fresh process and compared with the folded net before they appear."""
+    pytest.importorskip("onnxruntime", reason="the extra `onnx`")
+    from converter.cli import main
+
+    two = FOLDS["between two"] + layer("Pooling", "x", "p", "pooling_param { kernel_size: 2 }")
+    out = tmp_path / f"folded{suffix}"
+    main([*map(str, drawn(tmp_path, two)), "-o", str(out), "--fold-batchnorm"])
+    said = capsys.readouterr().out
+    assert out.exists() and "3 layers, " in said and "folded into the 2 layers beside them: 2 BatchNorm, 1 Scale" in said
+    assert "read back by" in said
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".caffemodel"])
+def test_saving_a_folded_net_writes_its_prototxt(suffix: str, tmp_path: Path) -> None:
+    other = folded(*drawn(tmp_path, FOLDS["in front and behind"]))
+    other.save(tmp_path / f"folded{suffix}")
+    again = convert(tmp_path / "folded.prototxt", tmp_path / "folded.caffemodel" if suffix == ".caffemodel" else None)
+    if suffix == ".safetensors":
+        again.load_state_dict(load_file(tmp_path / "folded.safetensors"))
+    assert_same_blobs(other, again, other.blobs)
+    with pytest.raises(ConversionError, match="choose another name"):
+        other.save(tmp_path / f"net{suffix}")  # net.prototxt is the user's
 
 
 def test_a_value_that_would_be_no_number_is_left(tmp_path: Path) -> None:
