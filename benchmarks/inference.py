@@ -295,14 +295,7 @@ def available() -> list[str]:
 
 
 def export_onnx(folder: Path) -> None:
-    import torch
-
-    net = converted(folder)
-    if hasattr(net, "save"):
-        net.save(folder / "net.onnx", check=False)
-        return
-    batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(net, (torch.zeros(2, 3, 224, 224),), folder / "net.onnx", dynamic_shapes=(({0: batch},),), verbose=False)
+    converted(folder).save(folder / "net.onnx", check=False)
 
 
 def main() -> None:

@@ -152,6 +152,7 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
             if options.report is not None:
                 _report(options, prototxt, weights, shapes, verification)
             raise ConversionError(problem)
+    written: list[str] = []
     if options.output is None and not options.verify and options.report is None:
         _show(options, prototxt, weights, shapes)
     elif options.output is None:
@@ -159,9 +160,9 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     elif prototxt is None and weights is not None and _is_mean(weights):
         _write_mean(options, weights)
     else:
-        _convert(options, prototxt, weights, shapes)
+        written = _convert(options, prototxt, weights, shapes)
     if options.report is not None:
-        _report(options, prototxt, weights, shapes, verification)
+        _report(options, prototxt, weights, shapes, verification, written)
 
 
 def _check_precision(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
@@ -269,6 +270,7 @@ def _report(
     weights: Path | None,
     shapes: dict[str, tuple[int, ...]],
     verification: Verification | None,
+    written: Sequence[str] = (),
 ) -> None:
     from converter.read.weights import open_weights
     from converter.report.page import Verified, write_report
@@ -276,9 +278,11 @@ def _report(
 
     found = None if weights is None else open_weights(weights)
     graph, plan = _prepared(options, prototxt, found, shapes)
-    verified = Verified()
+    verified = Verified([*written])
     if verification is not None:
-        verified = Verified([*verification.notes, *(f"not compared: {text}" for text in verification.left)], verification.compared)
+        verified = Verified(
+            [*written, *verification.notes, *(f"not compared: {text}" for text in verification.left)], verification.compared
+        )
     write_report(options.report, graph, plan, prototxt, found, verified)
     if not options.quiet and not options.json:
         print(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
@@ -316,7 +320,8 @@ def _notes(notes: list[str], options: argparse.Namespace) -> None:
             print(f"note: {printable(note)}", file=sys.stderr)
 
 
-def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> None:
+def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Returns what was written and how it was proven, for the report."""
     from converter.files import Hasher
     from converter.read.weights import open_weights
 
@@ -372,6 +377,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
             say(f"  {printable(line)}")
         if beside := prototxt_beside(output, graph):
             say(f"{beside}: the changed net, to which these weights belong")
+    return [f"{printable(output.name)} was written from these files" + "".join(f"; {printable(line)}" for line in written.lines) + "."]
 
 
 def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:

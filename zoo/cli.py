@@ -178,7 +178,7 @@ def _export_hub(options: argparse.Namespace) -> Answer:
     if options.output is not None or options.prototxt is not None or options.half:
         raise ZooError("--hub writes a folder of its own; leave out -o, --prototxt and --half")
     model = load(options.name, accept_terms=options.accept_terms)
-    files = write_hub(model, options.hub, accept_terms=options.accept_terms)
+    files = write_hub(model, options.hub, accept_terms=options.accept_terms, check=not options.no_check)
     return {name: str(path) for name, path in files.items()}, described(files, model.card), 0
 
 
@@ -334,6 +334,7 @@ def _parser() -> Parser:
     exporting.add_argument("-o", "--output", type=Path, metavar="NET.caffemodel", help="the weights of a Caffe net")
     exporting.add_argument("--prototxt", type=Path, help="its structure; without it NET.prototxt")
     exporting.add_argument("--hub", type=Path, metavar="FOLDER", help="a folder to upload: weights, config.json, net.py, a model card")
+    exporting.add_argument("--no-check", action="store_true", help="with --hub: do not run net.py in a fresh process to compare")
     exporting.add_argument("--accept-terms", action="store_true", help="agree to the model's terms, which --hub's reader gets, too")
     exporting.add_argument("--half", action="store_true", help="kernels in half precision, NVIDIA Caffe's form")
     crops = "each picture is one face, cut out (and aligned) as caffe-zoo info says"

@@ -255,6 +255,13 @@ def test_the_command_writes_the_page_with_what_opencv_said(tmp_path: Path, capsy
     assert re.search(r"conv layer 'conv' \S* ?\S* ?'Convolution' \(line 2\) 1×2×6×6 OpenCV 4\S* \d\.\de-\d\d equal", page.text)
 
 
+def test_the_page_says_what_was_written_beside_it_and_how_it_was_proven(tmp_path: Path) -> None:
+    path = net(tmp_path, f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {CONV} }}')
+    arguments = [str(path), "--random-weights", "-q", "-o", str(tmp_path / "out.pth"), "--report", str(tmp_path / "out.html")]
+    cli.main(arguments)
+    assert "out.pth was written from these files" in Page((tmp_path / "out.html").read_text()).text
+
+
 def test_a_page_is_written_of_a_net_that_differs_from_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from converter.verify.comparison import Comparison, Verification
 

@@ -9,6 +9,7 @@ README.md            the model card
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import shutil
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 WEIGHTS, PROTOTXT = "model.safetensors", "net.prototxt"
 
 
-def write_hub(model: Model, folder: str | os.PathLike[str], *, accept_terms: bool = False) -> dict[str, Path]:
+def write_hub(model: Model, folder: str | os.PathLike[str], *, accept_terms: bool = False, check: bool = True) -> dict[str, Path]:
     """Write a model that zoo.load() gave as a folder to upload; returns {file name: path}. It appears whole or not at all.
 
+    `check` runs net.py in a fresh process that cannot import caffezoo, on drawn input, and compares.
+
     The folder must not exist, or be empty. Raises TermsNotAccepted where nobody has granted a licence that lets others pass the weights
-    on (`accept_terms` says that you have the authors' permission), and SaveError where the folder cannot be written.
+    on (`accept_terms` says that you have the authors' permission), and SaveError where the folder cannot be written, or net.py computes
+    something else.
     """
     folder = Path(folder)
     card = model.card
@@ -54,6 +58,8 @@ def write_hub(model: Model, folder: str | os.PathLike[str], *, accept_terms: boo
         raise SaveError(f"{folder} cannot be made: {error}") from error
     try:
         names = _fill(model, card, temporary, folder.absolute().name)
+        if check and "net.py" in names:
+            _prove(model, temporary / "net.py", folder / "net.py")
         if folder.is_dir():
             folder.rmdir()
         temporary.rename(folder)
@@ -104,6 +110,31 @@ def _fill(model: Model, card: Card | LocalCard, folder: Path, name: str) -> list
     facts = Facts(name, parameters, config, what, _outputs(model, card))
     (folder / "README.md").write_text(readme(card, facts), encoding="utf-8")
     return [*what, "README.md"]
+
+
+def _prove(model: Model, path: Path, shown: Path) -> None:
+    """Hold net.py against the model, where it is known what goes in."""
+    import torch
+
+    from converter import CaffeNet, ConversionError
+    from converter.write.proof import Proof
+
+    spec, inner = model.preprocess, convolutions(model)
+    shapes: list[tuple[tuple[int, ...], ...]] = [tuple(model.input_shapes.values())] if isinstance(model, CaffeNet) else []
+    if not shapes and spec is not None and spec.size is not None:
+        image = (1 if spec.channels == "GRAY" else 3, *spec.size)
+        shapes = [((2, 2, *image) if inner is not None else (2, *image),)]
+    draw = torch.Generator().manual_seed(0)
+    runs = [[torch.rand(shape, generator=draw) * 2 - 1 for shape in each] for each in shapes]
+    if not runs:
+        return
+    twin = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        found = [twin(*run, blobs=model.outputs) if isinstance(model, CaffeNet) else {"result": twin(*run)} for run in runs]
+    try:
+        Proof(runs, found).check(path, shown)
+    except ConversionError as error:
+        raise SaveError(str(error)) from error
 
 
 def _config(model: Model, card: Card | LocalCard) -> dict[str, Any]:

@@ -31,7 +31,7 @@ FACE = torch.rand(2, 1, 44, 44, generator=torch.Generator().manual_seed(0))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """fer_mini as a folder."""
     place = tmp_path_factory.mktemp("hub") / "fer-mini"
-    write_hub(zoo.load("fer_mini"), place)
+    write_hub(zoo.load("fer_mini"), place)  # with net.py proven
     return place
 
 
@@ -100,7 +100,7 @@ def local(net: Any, arguments: dict[str, Any]) -> Any:
 def test_net_py_computes_the_same_where_caffezoo_is_not_installed(build: Callable[[], Any], shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build()
-    write_hub(model, tmp_path / "net", accept_terms=True)
+    write_hub(model, tmp_path / "net", accept_terms=True, check=False)
     x = torch.randn(shape or next(iter(model.input_shapes.values())))
     torch.save(x, tmp_path / "x.pt")
     done = subprocess.run([sys.executable, "-I", "-c", BARE, str(tmp_path / "net")], capture_output=True, text=True)
@@ -108,6 +108,16 @@ def test_net_py_computes_the_same_where_caffezoo_is_not_installed(build: Callabl
     assert done.stdout.strip() == "[]"
     assert torch.allclose(torch.load(tmp_path / "y.pt", weights_only=True), model(x), rtol=1e-5, atol=1e-6)
     assert torch.allclose(zoo.load(tmp_path / "net")(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_net_py_that_computes_something_else_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.models import source
+
+    real = source.source_of
+    monkeypatch.setattr("zoo.models.hub.source_of", lambda *given: real(*given).replace("x.mean((2, 3))", "x.amax((2, 3))"))
+    with pytest.raises(SaveError, match=r"net\.py is not written: .* differs by"):
+        write_hub(zoo.load("fer_mini"), tmp_path / "net")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_model_card_has_front_matter_terms_scores_and_three_lines_of_use(folder: Path) -> None:
@@ -132,12 +142,12 @@ def test_class_names_of_strangers_are_text_in_the_card(tmp_path: Path) -> None:
 
     names = ("<script>alert(1)</script>", "a | b\n# c", '"]}', "![x](http://evil)", "---", "e\u202ef", "g")
     model = zoo.load("fer_mini")
-    write_hub(model, tmp_path / "first")
+    write_hub(model, tmp_path / "first", check=False)
     local = replace(
         zoo.load(tmp_path / "first").card, title="x\n---\nlicense: mit", labels=names, scores={"---\nlicense: mit": 0.5}, terms=None
     )
     model.card, model.labels = local, names
-    write_hub(model, tmp_path / "out")
+    write_hub(model, tmp_path / "out", check=False)
     text = (tmp_path / "out" / "README.md").read_text()
     card = ModelCard(text)
     assert card.data.license == "other" and text.count("\n---\n") == 1
@@ -156,7 +166,7 @@ def test_caffe_nets_bring_their_prototxt(build: str, tmp_path: Path) -> None:
         else zoo.load("gender_net", pretrained=False)
     )
     (shape,) = model.input_shapes.values()
-    write_hub(model, tmp_path / "net", accept_terms=True)
+    write_hub(model, tmp_path / "net", accept_terms=True, check=False)
     again: Any = zoo.load(tmp_path / "net")
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(model(x), again(x)) and again.outputs == model.outputs
@@ -168,15 +178,15 @@ def test_caffe_nets_bring_their_prototxt(build: str, tmp_path: Path) -> None:
 def test_weights_without_a_licence_are_not_written_for_others_unless_one_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = zoo.load("mobilefacenet", pretrained=False)
     with pytest.raises(TermsNotAccepted, match="every right is reserved to its author"):
-        write_hub(model, tmp_path / "net")
+        write_hub(model, tmp_path / "net", check=False)
     assert not list(tmp_path.iterdir())
-    write_hub(model, tmp_path / "net", accept_terms=True)
+    write_hub(model, tmp_path / "net", accept_terms=True, check=False)
     text = (tmp_path / "net" / "README.md").read_text()
     assert "license: other" in text and "Publish this folder only with the permission of their authors" in text
 
 
 def test_the_command_writes_the_folder_and_says_the_terms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", "fer_mini", "--hub", str(tmp_path / "fm")]) == 0
+    assert cli.main(["export", "fer_mini", "--no-check", "--hub", str(tmp_path / "fm")]) == 0
     said = capsys.readouterr().out
     assert "Terms: the weights: 3-clause BSD" in said and f"hf upload OWNER/fm {tmp_path / 'fm'}" in said
     assert cli.main(["export", "fer_mini", "--hub", str(tmp_path / "fm")]) == 1
