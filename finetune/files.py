@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import os
+import struct
 import tarfile
 import threading
 import warnings
@@ -47,7 +48,11 @@ VIDEO_SUFFIXES = frozenset({
     ".vob", ".webm", ".wmv",
 })  # fmt: skip
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, RuntimeError)
+# What the readers of archives raise for damaged ones; zipfile's for an empty name is an IndexError.
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OSError, RuntimeError,
+    LookupError, UnicodeError, OverflowError,
+)  # fmt: skip
 
 
 def first_bytes(path: Path) -> bytes:
