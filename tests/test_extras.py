@@ -126,7 +126,7 @@ COMMANDS: dict[str, Callable[[dict[str, str], Path], None]] = {
     "serve": a_server,
     "hdf5": hdf5,
     "hub": lambda env, place: run(env, place, "-c", "import huggingface_hub; from zoo.files import hub"),
-    "onnx": lambda env, place: run(env, place, "-c", "import onnx, onnxruntime, onnxscript, converter"),
+    "onnx": lambda env, place: run(env, place, "-m", "converter.cli", *example(), "-o", "net.onnx"),
     "report": lambda env, place: run(env, place, "-m", "converter.cli", *example(), "--report", "net.html"),
     "verify": lambda env, place: run(env, place, "-m", "converter.cli", *example(), "--verify"),
 }

@@ -36,7 +36,9 @@ PARTS = {
     "docs/hub.md": "asks the Hub for a repository of the reader's; tests/zoo has one that is local",
 }
 # Pages that take more than ten seconds.
-SLOW = ("docs/to-caffe.md",)
+SLOW = ("docs/forms.md", "docs/to-caffe.md")
+# Packages that a page needs.
+NEEDS = {"docs/forms.md": ("onnx", "onnxruntime", "onnxscript"), "docs/hub.md": ("huggingface_hub",)}
 # Failing is what these are shown for.
 REFUSED = ("convert-caffe segmenter.prototxt",)
 
@@ -59,6 +61,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
 @pytest.mark.filterwarnings("default")  # a command shows its warnings, and goes on
 def test_what_a_page_says_to_type_works(page: str, shell: Shell) -> None:
     """A command within a sentence only has to be understood: its files may not be there, and its names be placeholders."""
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package, reason=f"{page} uses it: pip install -e '.[dev]'")
     for piece in pieces(page):
         try:
             if piece.kind in ("command", "inline"):
