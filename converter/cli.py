@@ -285,7 +285,7 @@ def _report(
         )
     write_report(options.report, graph, plan, prototxt, found, verified)
     if not options.quiet and not options.json:
-        print(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
+        say(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
 
 
 def _prepared(
@@ -317,7 +317,7 @@ def _prepared(
 def _notes(notes: list[str], options: argparse.Namespace) -> None:
     if not options.quiet and not options.json:
         for note in notes:
-            print(f"note: {printable(note)}", file=sys.stderr)
+            say(f"note: {note}", sys.stderr)
 
 
 def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> list[str]:

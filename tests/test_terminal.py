@@ -15,6 +15,7 @@ import pytest
 from converter.errors import printable
 from converter.terminal import Parser
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # pytest makes errors of the notes, which the last test but one looks at
 EVIL = "a\x1b[2J\x9b31m\u202etxt\r\x08b"  # clears the screen, in C0 and C1; turns the text about; goes back over it
 LAYER = "\\x1b[2J\\xc2\\x9b31m\\xe2\\x80\\xae"  # the same in a prototxt's string
 
@@ -77,6 +78,9 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "convert-caffe, an option": (CONVERT, lambda at: [net(at), f"--{EVIL}"]),
     "convert-caffe, a shape": (CONVERT, lambda at: [net(at), "--input-shape", EVIL]),
     "convert-caffe, no output": (CONVERT, lambda at: [net(at), "--random-weights", "-o", str(at / EVIL / "x.pth")]),
+    "convert-caffe, a page": (CONVERT, lambda at: [net(at), "--report", str(at / f"{EVIL}.html")]),
+    "caffe-zoo export --hub": (ZOO, lambda at: ["export", run(at), "--hub", str(at / f"{EVIL}hub")]),
+    "caffe-zoo of the Hub": (ZOO, lambda at: ["compare", f"hf:{EVIL}", damaged(at), damaged(at)]),
     "caffe-zoo list": (ZOO, lambda at: ["list"]),
     "caffe-zoo info": (ZOO, lambda at: ["info", EVIL]),
     "caffe-zoo fetch": (ZOO, lambda at: ["fetch", EVIL]),

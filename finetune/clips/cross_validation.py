@@ -22,6 +22,7 @@ from finetune.runs.folder import Run
 from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
 from zoo.cards.record import Crop
+from zoo.terminal import say
 
 
 class CrossValidation:
@@ -91,14 +92,14 @@ class CrossValidation:
         )  # fmt: skip
         report = write_report(self.out, middle_frames(self.data, tensors["test/rows"]))
         scores = table["test"]
-        print(
+        said = [
             f"{len(places)} folds by person, last epoch: {' '.join(f'{value:.1%}' for value in accuracies)}",
             f"mean over folds {mean:.2%}, standard deviation {deviation:.2%}, standard error {error:.2%}",
             f"all {scores['images']} clips, each tested once: {scores['accuracy']:.2%} ± {scores['standard_error']:.2%},"
             f" mean recall {scores['mean_recall']:.2%}",
             f"report: {report}",
-            sep="\n",
-        )
+        ]
+        say("\n".join(said))
 
 
 def joined(places: Sequence[Path]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from finetune.demo.outputs import STORED, inputs, stored
 from finetune.errors import FinetuneError
 from finetune.predict.options import EXPRESSION_NOTE, LONGEST
 from zoo.cards.record import Card
+from zoo.terminal import say
 
 if TYPE_CHECKING:
     from finetune.predict.rows import Row
@@ -41,9 +42,9 @@ def demo(folder: Path, verbose: bool) -> None:
     files = (card.folder / f"{NET}.prototxt", card.folder / f"{NET}.caffemodel", PICTURE)
     prototxt, caffemodel, picture = (Path(shutil.copyfile(file, folder / file.name)) for file in files)
     if verbose:
-        print(_convert_caffe(verbose, prototxt), end="\n\n")
+        say(f"{_convert_caffe(verbose, prototxt)}\n")
     _convert_caffe(verbose, prototxt, caffemodel, "-o", state)
-    print(f"Converted  {caffemodel}, a Caffe net of {card.parameters:,} parameters, into {state}", flush=True)
+    say(f"Converted  {caffemodel}, a Caffe net of {card.parameters:,} parameters, into {state}")
 
     made_by, pictures, difference = compare(prototxt, state, card)
     if difference > MOST:
@@ -56,16 +57,16 @@ def demo(folder: Path, verbose: bool) -> None:
     )
 
     annotated, words = read_face(picture)
-    print(f"Read       the face of an astronaut: {words}; see {annotated}\n")
+    say(f"Read       the face of an astronaut: {words}; see {annotated}\n")
     print(EXPRESSION_NOTE)
-    print(f"\nNext, a picture of yours:\n  {python()} -m finetune.predict {NET} PHOTO.jpg --annotate {_quoted(folder / 'annotated')}")
+    say(f"\nNext, a picture of yours:\n  {python()} -m finetune.predict {NET} PHOTO.jpg --annotate {_quoted(folder / 'annotated')}")
 
 
 def _convert_caffe(verbose: bool, *arguments: Path | str) -> str:
     """Runs the command convert-caffe, as its users do, and returns what it prints."""
     command = [sys.executable, "-m", "converter.cli", *map(str, arguments)]
     if verbose:
-        print(f"$ convert-caffe {' '.join(_quoted(each) for each in arguments)}", flush=True)
+        say(f"$ convert-caffe {' '.join(_quoted(each) for each in arguments)}")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     if done.returncode:
         raise FinetuneError(done.stderr.strip() or f"convert-caffe ended in {done.returncode}")

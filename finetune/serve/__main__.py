@@ -44,7 +44,7 @@ def serve(options: argparse.Namespace) -> None:
                 )
             say(f"{model.name} on {model.device}; faces: {detector_words(search.name, model.crop.align)}", sys.stderr)
             where = app.folder_words(keep.path)
-            print(f"{app.address_of(taken)}  (Ctrl-C ends it; pictures stay in {where} until they are read)", flush=True)
+            say(f"{app.address_of(taken)}  (Ctrl-C ends it; pictures stay in {where} until they are read)")
             app.run(page, taken)
 
 

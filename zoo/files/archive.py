@@ -63,6 +63,12 @@ def extract(archive: Path, wanted: Mapping[str, tuple[File, Path]]) -> set[str]:
         raise ProofError(f"{archive.name}: not a complete tar or zip archive ({reason})") from error
 
 
+def zip_directory(path: Path) -> list[zipfile.ZipInfo]:
+    """The members of a zip archive. Raises ProofError for a directory that is too long, and what BROKEN names for damage."""
+    with opened(path) as file, zipfile.ZipFile(LimitedFile(file, MOST_DIRECTORY)) as contents:
+        return contents.infolist()
+
+
 def _members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """The members of a tar archive in their order, whatever it is packed with."""
     stream = Limited(pieces(file), MOST_UNPACKED, MOST_HEADERS)

@@ -9,7 +9,8 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from converter.files import head
-from zoo.errors import LoadError
+from zoo.errors import LoadError, ProofError
+from zoo.files.archive import BROKEN, zip_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +35,9 @@ def is_torch(path: Path) -> bool:
     start = head(path, len(LEGACY))
     if start.startswith(b"PK\x03\x04"):
         try:
-            with zipfile.ZipFile(path) as archive:
-                return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.namelist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            names = [member.filename for member in zip_directory(path)]
+            return any(name == "data.pkl" or name.endswith("/data.pkl") for name in names)
+        except (*BROKEN, OSError, ProofError):
             return False
     return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
@@ -70,9 +71,8 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 def _check_zip(path: Path) -> None:
     """torch.save packs nothing, so a member that is packed may be larger than it looks."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        members = zip_directory(path)
+    except (*BROKEN, OSError, ProofError) as error:
         raise LoadError(f"{path}: cut short or damaged ({error})") from error
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise LoadError(f"{path}: its members are compressed, which torch.save never does")
