@@ -36,6 +36,7 @@ examples:
   convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
   convert-caffe net.caffemodel                                       list layers and blobs
   convert-caffe deploy.prototxt net.caffemodel --verify              compare with OpenCV (or Caffe, where it is installed)
+  convert-caffe deploy.prototxt net.caffemodel -o net.onnx --fold-batchnorm --input rgb01 --mean 104,117,123
   convert-caffe deploy.prototxt net.caffemodel --report net.html     write a page of it: drawing, layers, weights
   convert-caffe mean.binaryproto -o mean.safetensors                 convert a mean image
 """
@@ -53,18 +54,6 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, help="what to write: .safetensors, .pth (weights); .py, .onnx, .pt2 (a net that runs); .caffemodel"
     )
     p.add_argument("--no-check", action="store_true", help="do not read a .py, .onnx or .pt2 back in a fresh process to compare it")
-    precision = p.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--half", action="store_true", help="round to half precision: a state dict's values; a .caffemodel's kernels, NVIDIA Caffe's form"
-    )
-    precision.add_argument("--bf16", action="store_true", help="round a state dict's values to bfloat16")
-    p.add_argument("--fold-batchnorm", action="store_true", help="take BatchNorm and Scale into the convolutions beside them, where exact")
-    p.add_argument("--input", choices=("rgb01",), help="rgb01: make the net take RGB in 0..1; channel order, means, scale become weights")
-    p.add_argument("--mean", metavar="M,M,M", help="the means of the net's channels, 0..255, where the prototxt does not say them")
-    p.add_argument("--scale", metavar="S", help="what pixels minus means are multiplied by: one number, or one for each channel")
-    p.add_argument(
-        "--channels", choices=("BGR", "RGB", "GRAY"), help="the order of the net's channels (default: BGR, as Caffe reads images)"
-    )
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")
@@ -79,14 +68,28 @@ def parser() -> argparse.ArgumentParser:
         "--ignore", action="append", default=[], metavar="FIELD", help="a layer's field that you know to change nothing; repeatable"
     )
     p.add_argument("--random-weights", action="store_true", help="without a caffemodel, write what the prototxt's fillers draw")
-    p.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs; exit 1 where they differ")
-    p.add_argument("--image", metavar="FILE", type=Path, help="with --verify: on this picture, prepared as the prototxt or --mean say")
-    p.add_argument("--every-blob", action="store_true", help="with --verify: compare every blob, and name the first layer that differs")
     p.add_argument("--report", type=Path, metavar="NET.html", help="write a page: the net drawn, its layers, weights, what was verified")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--list-layers", action="store_true", help="print the layer types, with parameters, origin and refusals")
     p.add_argument("--version", action="version", version=f"caffezoo {__version__}")
+    changed = p.add_argument_group("a changed net", "docs/folding.md says what each of these does, and when it is refused")
+    precision = changed.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--half", action="store_true", help="round to half precision: a state dict's values; a .caffemodel's kernels, NVIDIA Caffe's form"
+    )
+    precision.add_argument("--bf16", action="store_true", help="round a state dict's values to bfloat16")
+    changed.add_argument("--fold-batchnorm", action="store_true", help="take BatchNorm and Scale into convolutions, where that is exact")
+    changed.add_argument("--input", choices=("rgb01",), help="rgb01: take RGB in 0..1; channel order, means, scale become weights")
+    changed.add_argument("--mean", metavar="M,M,M", help="the means of the net's channels, 0..255, where the prototxt does not say them")
+    changed.add_argument("--scale", metavar="S", help="what pixels minus means are multiplied by: one number, or one for each channel")
+    changed.add_argument(
+        "--channels", choices=("BGR", "RGB", "GRAY"), help="the order of the net's channels (default: BGR, as Caffe reads images)"
+    )
+    held = p.add_argument_group("verification", "exit status 1 where the two differ; docs/verification.md")
+    held.add_argument("--verify", action="store_true", help="run the net beside pycaffe or OpenCV 4 on drawn inputs")
+    held.add_argument("--image", metavar="FILE", type=Path, help="with --verify: on this picture, prepared as the prototxt or --mean say")
+    held.add_argument("--every-blob", action="store_true", help="with --verify: compare every blob, and name the first layer that differs")
     return p
 
 
