@@ -212,10 +212,13 @@ def _compare(options: argparse.Namespace) -> Answer:
 
 def _model(options: argparse.Namespace) -> Any:
     """The model that embed and compare name; a run's too. Nothing is fetched for them."""
+    from zoo.files.hub import is_hub
     from zoo.models.named import load
     from zoo.models.runs import is_run
 
     require("PIL.Image")
+    if is_hub(options.name):
+        return load(options.name)
     if is_run(options.name):
         return load(Path(options.name))
     card = registry.card_of(options.name)

@@ -19,6 +19,7 @@ from zoo.cards.embedded import FER2013_CROP
 from zoo.cards.record import Card, Crop, LocalCard
 from zoo.disk import digests
 from zoo.files import store
+from zoo.files.hub import is_hub
 from zoo.models.runs import is_run
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def load_model(name: str, device: str, margin: float | None = None) -> FaceModel
 
     if not is_run(name) and not is_fetched(name):
         raise FinetuneError(f"{name} is not in the cache; bring it once with: caffe-zoo fetch {name}")
-    net: Any = zoo.load(Path(name) if is_run(name) else name, device=device)
+    net: Any = zoo.load(Path(name) if is_run(name) and not is_hub(name) else name, device=device)
     card: Card | LocalCard = net.card
     labels = tuple(net.labels)
     if not labels:
