@@ -96,6 +96,8 @@ class _Pruning:
     def cut(self) -> None:
         """Take out the layers that make the given blobs, and then those that only they needed."""
         names = [name for name in self.given if name in self.versions and self.is_made(name)]
+        if not names:
+            return
         self.cut_blobs.update(names)
         writers = [node for node in self.nodes if not node.is_data and set(names).intersection(node.spec.message.top)]
         for node in writers:

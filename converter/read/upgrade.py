@@ -183,6 +183,8 @@ def _settle_pooling(spec: NetSpec) -> None:
 
 def _settle_normalize(spec: NetSpec) -> None:
     """A Normalize without parameters is SSD's or happynear's."""
+    if all(layer.type != "Normalize" for layer in spec.layers):
+        return
     sign = next((layer for layer in spec.layers if layer.type in _HAPPYNEAR or layer.message.inner_product_param.normalize), None)
     for layer in spec.layers if sign is not None else ():
         if layer.type == "Normalize" and not any(layer.message.HasField(f"{name}_param") for name in ("norm", "normalize", "softmax")):
