@@ -52,7 +52,9 @@ def hdf5(path: Path) -> Decoded:
                 images = as_images(np.asarray(sets[f"{name}_pixel"][()]), f"{path}, {name}_pixel")
                 labels = as_labels(np.asarray(sets[f"{name}_label"][()]), f"{path}, {name}_label", len(images))
                 parts[str(split_of(name))] = (images, labels)
-    except (OSError, RuntimeError, KeyError) as error:
+    except FinetuneError:
+        raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:  # a name of bytes: TypeError
         raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({str(error)[:200]}); fetch it again") from error
     return replace(joined(parts, path), notes=())  # the names of the data sets say that they are FER2013's
 
