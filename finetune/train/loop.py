@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs; less where saving is cheap
 SAVING_SHARE = 0.02  # of the time may go into saving
+LARGE_LOSS = 100.0  # of an example: e^-100 is what the right class would have to be given
 ASK_EVERY = 16  # steps between asking the other processes whether one has to stop
 Weights = tuple[Tensor, ...] | list[Tensor]
 Line = dict[str, float | None]  # a line of metrics.jsonl
@@ -244,6 +245,11 @@ class Trainer:
             raise FinetuneError(
                 f"epoch {progress.epoch + 1}: the loss is {loss}. Lower the rate (--set training.lr=...), or limit the gradient"
                 " (--set training.clip_norm=1)"
+            )
+        if loss > LARGE_LOSS and self.run is not None:
+            tqdm.write(
+                f"note: the loss is {loss:.3g}, so the training diverges. Lower the rate (--set training.lr=...), scale the input"
+                " (--set input.scale=0.01), or limit the gradient (--set training.clip_norm=1)"
             )
         for name, net in self.candidates():
             accuracy, select_loss = self.measured(net)
