@@ -120,7 +120,7 @@ def test_downloads_that_are_killed_end_as_if_they_had_not_been(rounds: int, serv
             assert rest <= set(parts.leftovers(place)), (kind, number, rest)
             left += bool(rest)
     assert kills >= rounds // 2, "the machine was too quick, or too slow, for the kills to mean anything"
-    assert left <= rounds // 4
+    assert left <= max(2, rounds // 4)
 
 
 def whole(place: Path) -> bool:
