@@ -149,8 +149,12 @@ def blobs_of(graph: Graph, plan: Plan | None) -> Iterator[BlobFacts]:
             if new is None and (blob is None or id(blob) in seen):
                 continue
             seen.add(id(blob))
-            values = numpy.asarray(blob if new is None else new.detach()).reshape(step.shapes[number])
-            found = statistics(values, _filters(step, graph.modules[step.key], number))
+            axis = _filters(step, graph.modules[step.key], number)
+            if new is None:
+                values = numpy.asarray(blob).reshape(step.shapes[number])
+            else:  # as the module holds it: outputs first, also where Caffe has them last
+                values, axis = numpy.asarray(new.detach()), 0 if step.type == "InnerProduct" and axis is not None else axis
+            found = statistics(values, axis)
             stored = "folded" if new is not None or blob is None else blob.dtype
             yield BlobFacts(i, printable(step.name), number, param.key, step.shapes[number], stored, found)
 

@@ -65,13 +65,20 @@ def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Pr
     out = file.fileno()
     while count:
         piece = min(count, _CHUNK)
-        try:
-            done = os.copy_file_range(source.descriptor, out, piece, offset)
-        except OSError:  # across file systems, or on one that cannot
-            done = os.sendfile(out, source.descriptor, offset, piece)
+        done = _move(source.descriptor, out, offset, piece)
         if not done:
             raise ConversionError(f"{source.path}: the file became shorter while it was read.")
         offset, count = offset + done, count - done
         if progress:
             progress(done)
     file.seek(0, os.SEEK_END)
+
+
+def _move(source: int, out: int, offset: int, count: int) -> int:
+    """Moves up to `count` bytes from `offset` on, and says how many."""
+    if not hasattr(os, "copy_file_range"):  # Linux has it; elsewhere sendfile writes to sockets only
+        return os.write(out, os.pread(source, count, offset))
+    try:
+        return os.copy_file_range(source, out, count, offset)
+    except OSError:  # across file systems, or on one that cannot
+        return os.sendfile(out, source, offset, count)
