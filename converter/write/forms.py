@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from converter.errors import ConversionError
 from converter.files import whole_files
 from converter.net import CaffeNet
 from converter.write.onnx import INLINE, check_installed, onnx_model, write_onnx
@@ -55,7 +56,13 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
     if suffix == ".onnx":
         check_installed(str(path), runtime=check)
     sizes = sizes_of(net)
-    proof = proof_of(net, sizes.proofs, values.results, path) if check else None
+    try:
+        proof = proof_of(net, sizes.proofs, values.results, path) if check else None
+    except ConversionError:  # shapes fit that values do not, such as the places of an unpooling
+        if "height" not in _named(sizes):
+            raise
+        sizes = sizes.without(("height", "width"), "height and width: the net does not run at other sizes")
+        proof = proof_of(net, sizes.proofs, values.results, path)
     if suffix == ".py":
         with whole_files(path) as folder:
             _write_source(folder / path.name, values, facts(), progress)
@@ -66,7 +73,7 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
     axes = {blob: {str(axis): name for axis, name in held.items()} for blob, held in free.axes.items()}
     held = {**facts(), "axes": json.dumps(axes), "torch": torch.__version__}
     if suffix == ".onnx":
-        model = onnx_model(program, net, free, held)
+        model = onnx_model(program, net, free, held, str(path))
         del program
     with whole_files(path) as folder:
         if suffix == ".onnx":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from converter.errors import ConversionError
+from converter.errors import ConversionError, UnsupportedError
 from converter.extras import to_install
 from converter.net import CaffeNet
 from converter.write.sizes import Sizes
@@ -33,12 +33,21 @@ def check_installed(where: str, *, runtime: bool) -> None:
         raise ConversionError(f"{where}: ONNX needs {', '.join(missing)}: {to_install('onnx')}")
 
 
-def onnx_model(program: ExportedProgram, net: CaffeNet, sizes: Sizes, facts: Mapping[str, str]) -> Any:
-    """The ONNX model (an onnx_ir.Model) of a traced net, whose weights have no values yet."""
+def onnx_model(program: ExportedProgram, net: CaffeNet, sizes: Sizes, facts: Mapping[str, str], where: str) -> Any:
+    """The ONNX model (an onnx_ir.Model) of a traced net, whose weights have no values yet.
+
+    Raises:
+        UnsupportedError: an operator that has no translation.
+    """
     import onnxscript
 
     with quiet():
-        made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, custom_translation_table=translations())
+        try:
+            made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, custom_translation_table=translations())
+        except Exception as problem:  # one of many of the exporter's own
+            operator = re.search(r"translating node .*?target=([\w.]+)", str(problem))
+            what = f"{operator[1]} has no translation to ONNX here" if operator else str(problem).splitlines()[0]
+            raise UnsupportedError(f"{where} is not written: {what}. Save the net as .pt2 or .py; and please report it.") from problem
         assert made is not None
         weights = weights_of(made.model, net)
         for value in weights.values():

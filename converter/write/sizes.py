@@ -63,6 +63,7 @@ def sizes_of(net: CaffeNet) -> Sizes:
     notes: list[str] = []
     images = [name for name, shape in shapes.items() if len(shape) >= 4 and shape[-2:] == _first_image(shapes)]
     proofs = [_resized(shapes, batch, 2)]
+    example = proofs[0]
     fixed = _keeps_its_size(net, used)
     if images and fixed:
         notes.append(f"height and width stay {'×'.join(map(str, shapes[images[0]][-2:]))}: {fixed}")
@@ -73,12 +74,10 @@ def sizes_of(net: CaffeNet) -> Sizes:
                 last = len(shapes[name])
                 axes[name].update({last - 2: "height", last - 1: "width"})
             proofs.append(larger[0])
+            example = _grown(proofs[0], images, probes[1])  # no feature map has length 1 there
             break
     else:
         proofs += [_resized(shapes, batch, 1)] if batch else []
-    example = proofs[0]
-    if images and len(axes[images[0]]) > 1 and min(shapes[images[0]][-2:]) < 2:
-        example = _grown(example, images, _PROBES[0][0])
     return Sizes(axes, shapes, example, tuple(proofs), tuple(notes))
 
 

@@ -16,7 +16,7 @@ import torch
 
 from converter.errors import ConversionError, UnsupportedError
 from converter.net import CaffeNet
-from converter.write.sizes import Sizes, number_type, runner
+from converter.write.sizes import Shapes, Sizes, number_type, runner
 from converter.write.source import variables
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 # Further sizes at which an assumption of a program is tried: all remainders of strides up to 32, height and width apart
 _STEPS = [{"batch": i % 3, "height": i, "width": (7 * i + 3) % 33} for i in range(33)]
-_LEAST = re.compile(r"^\s*(\w+) = Dim\('\1', min=(\d+)\)$", re.MULTILINE)  # of torch.export's suggested fixes
+# Of torch.export's complaints: the least size that it found an axis to have
+_LEAST = (
+    re.compile(r"^\s*(\w+) = Dim\('\1', min=(\d+)\)$", re.MULTILINE),
+    re.compile(r"Not all values of (\w+) = .* satisfy the generated guard (\d+) <= L\[.*\]\.size\(\)\[\d+\] and .* <= IntInfinity\(\)"),
+)
 
 
 def traced(net: CaffeNet, sizes: Sizes, where: str) -> tuple[ExportedProgram, Sizes]:
@@ -122,7 +126,8 @@ def _export(module: GraphModule, net: CaffeNet, sizes: Sizes) -> ExportedProgram
             with torch.no_grad():
                 return export(module, example, dynamic_shapes=shapes if dims else None, **options)
         except torch._dynamo.exc.UserError as problem:  # it may only want to hear the least sizes that a layer takes
-            wanted = {dim: int(size) for dim, size in _LEAST.findall(str(problem)) if dim in dims and int(size) > least.get(dim, 0)}
+            said = [pair for pattern in _LEAST for pair in pattern.findall(str(problem))]
+            wanted = {dim: int(size) for dim, size in said if dim in dims and int(size) > least.get(dim, 0)}
             if not wanted:
                 raise
             least |= wanted
@@ -131,7 +136,9 @@ def _export(module: GraphModule, net: CaffeNet, sizes: Sizes) -> ExportedProgram
 def _holds(program: ExportedProgram, net: CaffeNet, sizes: Sizes) -> bool:
     """Whether what the program takes for granted of free sizes is so wherever the net runs: it may be true of the example's alone.
 
-    A .pt2 would refuse the other sizes, ONNX has no such checks and would go wrong silently.
+    A .pt2 would refuse the other sizes, ONNX has no such checks and would go wrong silently. What is false at the stated size alone,
+    where a feature map has length 1 (tracers treat it apart, though the numbers are the same), is taken out of the program: at that size
+    it is compared with the net.
     """
     symbols: dict[Any, str] = {}
     places = [node for node in program.graph.nodes if node.op == "placeholder"][-len(net.inputs) :]
@@ -140,25 +147,31 @@ def _holds(program: ExportedProgram, net: CaffeNet, sizes: Sizes) -> bool:
             size = node.meta["val"].shape[axis]
             if isinstance(size, torch.SymInt):
                 symbols[size.node.expr] = dim
-    granted = {
-        expression
+    granted = [
+        (node, value.node.expr)
         for node in program.graph.nodes
         if node.target is torch.ops.aten._assert_scalar.default and isinstance(value := node.args[0].meta.get("val"), torch.SymBool)
-        for expression in [value.node.expr]
-        if expression.free_symbols and expression.free_symbols <= symbols.keys()
-    }
+    ]
+    granted = [(node, said) for node, said in granted if said.free_symbols and said.free_symbols <= symbols.keys()]
     if not granted:
         return True
+
+    def false_at(shapes: Shapes) -> list[torch.fx.Node]:
+        lengths = {dim: shapes[name][axis] for name, held in sizes.axes.items() for axis, dim in held.items()}
+        known = {symbol: lengths[dim] for symbol, dim in symbols.items()}
+        return [node for node, said in granted if not bool(said.subs(known))]
+
     runs = runner(net)
     for step in _STEPS:
         shapes = {
             name: tuple(size + step.get(sizes.axes[name].get(i, ""), 0) for i, size in enumerate(shape))
             for name, shape in sizes.example.items()
         }
-        lengths = {dim: shapes[name][axis] for name, held in sizes.axes.items() for axis, dim in held.items()}
-        known = {symbol: lengths[dim] for symbol, dim in symbols.items()}
-        if not all(bool(expression.subs(known)) for expression in granted) and runs(shapes):
+        if false_at(shapes) and runs(shapes):
             return False
+    for node in {node for proof in sizes.proofs for node in false_at(proof)}:
+        program.graph.erase_node(node)
+    program.graph_module.recompile()
     return True
 
 

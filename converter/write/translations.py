@@ -13,6 +13,7 @@ import torch
 
 def translations() -> dict[Any, Any]:
     """By operator, what torch.onnx.export takes as its custom_translation_table."""
+    import onnx_ir
     from onnxscript import opset18
 
     op: Any = opset18
@@ -20,6 +21,12 @@ def translations() -> dict[Any, Any]:
     def floordiv(x: Any, y: Any) -> Any:
         """Python's, which rounds down: ONNX's Div rounds towards 0, and windows are counted with negative numbers."""
         return op.Div(op.Sub(x, op.Mod(x, y)), y)
+
+    def remainder(x: Any, y: Any) -> Any:
+        """torch's own takes no length of an axis for y."""
+        if x.dtype in (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32):
+            return op.Mod(x, y)
+        return op.Sub(x, op.Mul(op.Floor(op.Div(x, y)), y))
 
     def sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         """torch has none for the stable one; ONNX's TopK puts the lower index first where values are equal."""
@@ -47,7 +54,7 @@ def translations() -> dict[Any, Any]:
         return found, found
 
     aten = torch.ops.aten
-    table: dict[Any, Any] = {operator.floordiv: floordiv, aten.sort.stable: sort}
+    table: dict[Any, Any] = {operator.floordiv: floordiv, aten.sort.stable: sort, aten.remainder.Scalar: remainder}
     table |= dict.fromkeys((aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default), avg_pool)
     with contextlib.suppress(AttributeError):  # torchvision is not imported: no layer of the net needs it
         table[torch.ops.torchvision.roi_pool.default] = roi_pool
