@@ -67,12 +67,12 @@ RUNS = (
         goal="≥ 69.0 %", cpu=True,
     ),
     FullRun(
-        "small-vgg-1", "small VGG, seed 1, CPU", "--recipe small_vgg --cpu --set training.precision=bf16 --seed 1",
+        "small-vgg-1", "small VGG, seed 1, CPU", "--recipe small_vgg --cpu --seed 1",
         goal="≥ 69.0 %", cpu=True,
     ),
     FullRun(
         "small-vgg-best-on-reported", "small VGG, the published protocol, CPU",
-        "--recipe small_vgg --cpu --set training.precision=bf16 --protocol best-on-reported",
+        "--recipe small_vgg --cpu --protocol best-on-reported",
         goal="beside 71.64 %", cpu=True,
     ),
     FullRun(
