@@ -520,7 +520,7 @@ REFUSED = [
     ('type: "Gather"', [IMAGE, IMAGE], "it has 1 tops"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pad_ratio: -1 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
-    ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pooled_l: 1 }', [IMAGE, (3, 5)], "R-C3D"),
+    ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pooled_l: 1 }', [IMAGE, (3, 5)], "(N, C, L, H, W)"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pooled_size: 2 }', [IMAGE, (3, 5)], "pooled_size"),
     ('type: "ROIAlign" roi_align_param { pooled_h: 2 pooled_w: 2 }', [IMAGE, (3, 5)], "roi_align_param"),
     ('type: "ROIAlign" roi_pooling_param { pooled_w: 2 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),

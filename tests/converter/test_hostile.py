@@ -45,7 +45,6 @@ from converter import CaffeNet, ConversionError, convert, read_blobs, read_mean
 from converter.build.assemble import assemble, load
 from converter.build.matching import match
 from converter.conversion import prepare
-from converter.layers import FAMILIES
 from converter.read.schema import message_class
 from converter.read.weights import open_weights
 
@@ -334,9 +333,15 @@ def run_source(net: CaffeNet, folder: Path) -> Any:
     assert text.isascii()
     tree = ast.parse(text)
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    assert imported <= {"nn", *FAMILIES, "module"}
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert called <= {"super", "float"}
+    assert imported == {"annotations", "json", "Path", "torch", "Tensor", "nn"}
+    (built,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    called = {node.func.id for node in ast.walk(built) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert built.name == "Net" and called <= {"super", "float"}
+    rest = [node for node in tree.body if node is not built and not isinstance(node, (ast.Import, ast.ImportFrom))]
+    described, metadata, *functions = rest  # what names stand in here is a literal or in a docstring
+    assert isinstance(described, ast.Expr) and isinstance(ast.literal_eval(described.value), str)
+    assert isinstance(metadata, ast.Assign) and isinstance(ast.literal_eval(metadata.value), dict)
+    assert [node.name for node in functions if isinstance(node, ast.FunctionDef)] == ["read_weights", "load"] and len(functions) == 2
     return runpy.run_path(str(path))["Net"]()
 
 
