@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo check quick test lint schema clean
+.PHONY: demo check quick test slow lint schema clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m finetune.demo demo-out
@@ -21,7 +21,11 @@ quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(QUICK)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# Every golden net in every form, an environment for each extra, thirty kills of downloads and trainings: hours.
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
