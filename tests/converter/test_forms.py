@@ -27,8 +27,8 @@ from converter.write.values import Planned, values_of
 TOLERANCE = 1e-5  # of an output's largest magnitude
 # Types whose result depends on values in ways that neither ONNX nor torch.export holds: docs/forms.md names them
 BY_VALUES = {
-    "BoxGroupOutput", "DetectionOutput", "FrcnnOutput", "MultiStageMeanfield", "Proposal", "PythonProposal", "ScaleRoute", "YoloDetectionOutput",
-    "Yolov3DetectionOutput",
+    "BoxGroupOutput", "DetectionOutput", "FrcnnOutput", "MultiStageMeanfield", "Proposal", "PythonProposal", "ScaleRoute",
+    "YoloDetectionOutput", "Yolov3DetectionOutput",
 }  # fmt: skip
 DOCS = Path(__file__).parents[2] / "docs" / "forms.md"
 Run = Callable[..., dict[str, torch.Tensor]]
