@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-import resource
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from damage import damaged
+from limits import bounded
 
 from converter import ConversionError, convert, read_blobs, save_caffemodel
 from converter.read.weights import read_mean
@@ -26,8 +24,6 @@ layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "fc" type: "InnerProduct" bottom: "conv" top: "fc" inner_product_param { num_output: 2 } }
 """
-ROOM = 1 << 30  # bytes of address space beyond what the process has at its start
-SECONDS = 60  # of processor time for all damaged files of a kind
 
 
 def prototxt(root: Path) -> bytes:
@@ -100,25 +96,7 @@ def test_damaged_files_are_refused_in_words(kind: str, tmp_path: Path) -> None:
     assert not read_damaged(kind, tmp_path / "a", range(25))
 
 
-def bounded(kind: str, root: Path, seeds: range, answers: Connection) -> None:
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    answers.send(read_damaged(kind, root, seeds))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files_stay_within_bounds(kind: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converter.conversion", "converter.net"])
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=bounded, args=(kind, tmp_path / "a", range(100, 1100), theirs))
-    child.start()
-    theirs.close()
-    try:
-        wrong = ours.recv()
-    except EOFError:
-        wrong = ["the process died"]
-    child.join()
-    assert not wrong and child.exitcode == 0
+    assert not bounded(read_damaged, kind, tmp_path / "a", range(100, 1100), preload=["converter.conversion", "converter.net"])

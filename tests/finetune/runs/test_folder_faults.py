@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from drawn_faces import expressions, write_npz
+from limits import file_size_limit
 
 from finetune.errors import FinetuneError
 from finetune.fer2013 import main
@@ -190,15 +190,7 @@ def test_a_folder_that_was_never_begun_is_taken(data: Path, tmp_path: Path) -> N
 # --- the disk ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow above 20,000 bytes: as a full disk, but for the error's number."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
+SMALL_FILES = 20_000  # bytes
 BIG = {"w": torch.zeros(50_000)}
 WRITERS: dict[str, Callable[[Run], None]] = {
     "best.safetensors": lambda run: run.save_tensors("best.safetensors", BIG),
@@ -209,21 +201,21 @@ WRITERS: dict[str, Callable[[Run], None]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_an_os_error_and_leaves_nothing_half(name: str, run: Run, small_files: None) -> None:
+def test_a_full_disk_is_an_os_error_and_leaves_nothing_half(name: str, run: Run) -> None:
     (run / name).write_text("the older one")
-    with pytest.raises(OSError, match=f"File too large|No space left on device.*{name}"):
+    with pytest.raises(OSError, match=f"File too large|No space left on device.*{name}"), file_size_limit(SMALL_FILES):
         WRITERS[name](run)
     assert (run / name).read_text() == "the older one" and not list(run.path.glob(".*"))
 
 
 def test_a_full_disk_ends_a_run_in_a_sentence_and_resume_goes_on(
-    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_files: None
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert train(data, out) == 1
+    with file_size_limit(SMALL_FILES):
+        assert train(data, out) == 1
     error = capsys.readouterr().err
     assert "the disk is full" in error and "--resume" in error and "Traceback" not in error
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     assert train(data, out, "--resume") == 0
     assert epochs(out) == [1, 2] and figures(out) == figures(finished)
 

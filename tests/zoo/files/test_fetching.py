@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import random
-import resource as system
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from types import SimpleNamespace
 
 import misbehaving as bad
 import pytest
+from limits import file_size_limit
 from misbehaving import Server, wait_until
 
 from zoo import disk
@@ -434,13 +434,8 @@ def test_a_finished_download_sweeps_up_what_killed_processes_left_of_it(server: 
 
 def test_a_disk_that_fills_up_leaves_a_part_that_the_next_run_goes_on_with(server: Server, tmp_path: Path) -> None:
     url = server.serve("/net", BODY)
-    soft, hard = system.getrlimit(system.RLIMIT_FSIZE)
-    system.setrlimit(system.RLIMIT_FSIZE, (100_000, hard))  # a write beyond fails, as on a full disk, with EFBIG
-    try:
-        with pytest.raises(CacheError, match="full"):
-            get(tmp_path, url)
-    finally:
-        system.setrlimit(system.RLIMIT_FSIZE, (soft, hard))
+    with file_size_limit(100_000), pytest.raises(CacheError, match="full"):
+        get(tmp_path, url)
     assert not (tmp_path / "net.caffemodel").exists()
     assert get(tmp_path, url).read_bytes() == BODY
     assert server.log[-1].headers["Range"] == "bytes=100000-"
