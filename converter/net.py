@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from converter.memory import check_activations, peak
 from converter.program import Program
 from converter.read.schema import text_of
 from converter.write.facts import facts_of
+from converter.write.fx import graph_module
 from converter.write.source import write_source
 
 if TYPE_CHECKING:
@@ -124,19 +124,8 @@ class CaffeNet(nn.Module):
 
     def to_fx(self) -> GraphModule:
         """The net as a torch.fx GraphModule with the same children and state dict; several outputs are a dict, as here."""
-        from torch.fx import Graph, GraphModule
-
-        graph = Graph()
-        values = {version: graph.placeholder(f"input_{i}") for i, version in enumerate(self.program.inputs.values())}
-        for key, bottoms, tops, _ in self.program.needed(self.outputs):
-            result = graph.call_module(key, tuple(values[i] for i in bottoms))
-            if len(tops) == 1:
-                values[tops[0]] = result
-            else:
-                values.update({top: graph.call_function(operator.getitem, (result, i)) for i, top in enumerate(tops)})
-        found = {name: values[self.program.blobs[name]] for name in self.outputs}
-        graph.output(found if len(found) > 1 else next(iter(found.values())))
-        return GraphModule(self, graph)
+        names = {name: f"input_{i}" for i, name in enumerate(self.program.inputs)}
+        return graph_module(self, self.program, self.outputs, names)
 
     @property
     def prototxt(self) -> str:

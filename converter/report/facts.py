@@ -149,24 +149,21 @@ def blobs_of(graph: Graph, plan: Plan | None) -> Iterator[BlobFacts]:
             if new is None and (blob is None or id(blob) in seen):
                 continue
             seen.add(id(blob))
-            axis = _filters(step, graph.modules[step.key], number)
-            if new is None:
-                values = numpy.asarray(blob).reshape(step.shapes[number])
-            else:  # as the module holds it: outputs first, also where Caffe has them last
-                values, axis = numpy.asarray(new.detach()), 0 if step.type == "InnerProduct" and axis is not None else axis
-            found = statistics(values, axis)
+            # As Caffe stores it; what folding made is as the module holds it.
+            values = numpy.asarray(blob).reshape(step.shapes[number]) if new is None else numpy.asarray(new.detach())
+            found = statistics(values, _filters(step, graph.modules[step.key], number, transposed=new is None and step.load is not None))
             stored = "folded" if new is not None or blob is None else blob.dtype
             yield BlobFacts(i, printable(step.name), number, param.key, step.shapes[number], stored, found)
 
 
-def _filters(step: Step, module: Any, number: int) -> int | None:
+def _filters(step: Step, module: Any, number: int, *, transposed: bool) -> int | None:
     """The axis of a layer's outputs in its first blob, where it has one."""
     if number or not step.shapes[0]:
         return None
     if step.type == "Scale":
         return 0
     if step.type == "InnerProduct":
-        return 0 if step.load is None else 1
+        return 1 if transposed else 0
     if not hasattr(module, "out_channels") or len(step.shapes[0]) < 3:
         return None
     if step.type == "Deconvolution":

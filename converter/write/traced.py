@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import io
 import logging
-import operator
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import torch
 
 from converter.errors import ConversionError, UnsupportedError
 from converter.net import CaffeNet
+from converter.write.fx import graph_module
 from converter.write.sizes import Shapes, Sizes, number_type, runner
 from converter.write.source import variables
 
@@ -91,19 +91,8 @@ def _fewer(sizes: Sizes) -> Sizes | None:
 
 def _named(net: CaffeNet) -> GraphModule:
     """The net with its blobs' names as its arguments' names, which exporters keep."""
-    from torch.fx import Graph, GraphModule
-
-    graph, names = Graph(), variables(net.program.versions)
-    values = {version: graph.placeholder(names[name]) for name, version in net.program.inputs.items()}
-    for key, bottoms, tops, _ in net.program.needed(net.outputs):
-        result = graph.call_module(key, tuple(values[i] for i in bottoms))
-        if len(tops) == 1:
-            values[tops[0]] = result
-        else:
-            values.update({top: graph.call_function(operator.getitem, (result, i)) for i, top in enumerate(tops)})
-    found = {name: values[net.program.blobs[name]] for name in net.outputs}
-    graph.output(found if len(found) > 1 else next(iter(found.values())))
-    return GraphModule(net, graph).eval()
+    names = variables(net.program.versions)
+    return graph_module(net, net.program, net.outputs, {name: names[name] for name in net.program.inputs})
 
 
 def _export(module: GraphModule, net: CaffeNet, sizes: Sizes) -> ExportedProgram:
