@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,15 +123,20 @@ class Trainer:
             self.restore()
         self.board = None if self.run is None else board(self.run, self.progress.epoch)
         saved, pause = 0.0, 0.0
-        with stop_requested() as stop:
-            while self.progress.epoch < self.training.epochs:
-                self.epoch(stop)
-                last = self.progress.epoch == self.training.epochs  # what follows may be killed, too: no epoch is trained again
-                if self.agreed(last or time.monotonic() - saved > pause):
-                    before = time.monotonic()
-                    self.save()
-                    saved = time.monotonic()
-                    pause = min(SAVE_EVERY, (saved - before) / SAVING_SHARE)
+        try:
+            with stop_requested() as stop:
+                while self.progress.epoch < self.training.epochs:
+                    self.epoch(stop)
+                    last = self.progress.epoch == self.training.epochs  # what follows may be killed, too: no epoch is trained again
+                    if self.agreed(last or time.monotonic() - saved > pause):
+                        before = time.monotonic()
+                        self.save()
+                        saved = time.monotonic()
+                        pause = min(SAVE_EVERY, (saved - before) / SAVING_SHARE)
+        finally:
+            if self.board is not None:
+                with suppress(OSError):  # a full disk was told of when it was met
+                    self.board.close()
         self.count_time()
         return self.progress
 

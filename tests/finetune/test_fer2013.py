@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +55,9 @@ def result(out: Path) -> dict[str, Any]:
 
 
 def test_a_run_leaves_everything_that_is_promised(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
+    out, before = tmp_path / "run", set(threading.enumerate())
     assert run(data, out, *SMALL) == 0
+    assert not [each for each in set(threading.enumerate()) - before if "Writer" in type(each).__name__]  # TensorBoard's
     assert {entry.name for entry in out.iterdir()} - {"tensorboard"} == {
         "config.json", "environment.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "card.json", "predictions.safetensors",
         "result.json", "report.html",
