@@ -158,17 +158,34 @@ def _from_pil(image: Any) -> numpy.ndarray:
     """
     import numpy
 
-    image = upright(image)
-    if image.mode.startswith("I;16"):
-        return numpy.asarray(image).astype(numpy.float32)[..., None] / numpy.float32(257)  # 65535 / 255
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"a PIL image of mode {image.mode!r} has no fixed range of values: scale it to 0..255 and convert it, such as"
-            ' PIL.Image.fromarray((numpy.asarray(image) * (255 / largest)).round().astype("uint8"))'
-        )
+    form, image = image.format, upright(image)
+    if image.mode[0] in "IF":
+        return sixteen_bits(image, form).astype(numpy.float32)[..., None] / numpy.float32(257)  # 65535 / 255
     grey = image.mode in ("1", "L") and not image.has_transparency_data
     pixels = numpy.asarray(image.convert("L") if grey else on_white(image), dtype=numpy.float32)
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def sixteen_bits(image: PIL.Image.Image, form: str | None) -> numpy.ndarray:
+    """(H, W) grey values in 0..65535 of an image of mode I;16, or I where its file's format `form` has 16 bits and no more.
+
+    Raises:
+        ValueError: a mode whose values have no fixed range, or values of 8 bits, which would be read as black.
+    """
+    import numpy
+
+    scaled = 'PIL.Image.fromarray((numpy.asarray(image) * (255 / largest)).round().astype("uint8"))'
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and form in ("PNG", "PPM")):
+        raise ValueError(
+            f"a PIL image of mode {image.mode!r} has no fixed range of values: scale it to 0..255 and convert it, such as {scaled}"
+        )
+    values = numpy.asarray(image)
+    if 0 < (highest := int(values.max())) < 256:
+        raise ValueError(
+            f"a grey image of 16 bits whose highest value is {highest}, of 65535: 8 bits stored as 16, by its looks. Save or convert it as"
+            f' 8 bits, such as PIL.Image.fromarray(numpy.asarray(image).astype("uint8"))'
+        )
+    return values
 
 
 def on_white(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -24,10 +24,12 @@ from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
-from finetune.errors import FinetuneError, MemoryShort, SizesDiffer
+from finetune.errors import BadImage, FinetuneError, MemoryShort, SizesDiffer, all_bad
 from zoo import memory
+from zoo.disk import digests_of
+from zoo.disk import opened as opened_file
 from zoo.pictures import BROKEN as BROKEN_PICTURE
-from zoo.pictures import FORMATS, SUFFIXES, on_white, upright
+from zoo.pictures import FORMATS, SUFFIXES, kind_of, on_white, upright
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -55,9 +57,28 @@ BROKEN = (
 )  # fmt: skip
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be read. Raises FinetuneError for what is none: no pipe is waited for, no device read without end."""
+    try:
+        file = opened_file(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise FinetuneError(f"{path}: {error.strerror}; remove it, or put the file itself there") from error
+    with file:
+        yield file
+
+
 def first_bytes(path: Path) -> bytes:
-    with path.open("rb") as source:
+    with opened(path) as source:
         return source.read(16)
+
+
+def sha256_of(path: Path) -> bytes:
+    """Of a file's content."""
+    with opened(path) as source:
+        return bytes.fromhex(digests_of(source, ())["sha256"])
 
 
 @contextmanager
@@ -114,7 +135,7 @@ class Bounded(io.RawIOBase):
 def decompressed(path: Path, start: bytes) -> Iterator[IO[bytes]]:
     """The file's content as a buffered stream, unpacked where `start`, its first bytes, are those of gzip, bzip2 or xz."""
     openers: tuple[tuple[bytes, Callable[[Path], object]], ...] = (
-        (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open), (b"", lambda file: file.open("rb")),
+        (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open), (b"", opened_file),
     )  # fmt: skip
     opener = next(opener for magic, opener in openers if start.startswith(magic))
     with cast(IO[bytes], opener(path)) as stream, io.BufferedReader(Bounded(stream, str(path)), 1 << 20) as reader:
@@ -162,7 +183,7 @@ def check_images(paths: Sequence[Path], size: int | tuple[int, int] | None, root
     """Raises FinetuneError where so many images, all like the first one, are too many or don't fit into memory."""
     if len(paths) > MOST_FILES:
         raise FinetuneError(f"{root}: {len(paths):,} images, more than {MOST_FILES:,}; take a part of them")
-    height, width, channels = header(paths[0])
+    height, width, channels = first_header(paths, root)
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
     on_disk = sum(path.stat().st_size for path in paths)
@@ -186,20 +207,24 @@ def own_limits() -> Iterator[None]:
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[PIL.Image.Image]:
-    """An image whose header is read, and nothing else. Raises FinetuneError for a damaged one, too, inside the block."""
+    """An image whose header is read, and nothing else. Raises BadImage for a damaged one, too, inside the block."""
     import PIL.Image
 
     try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
+        with opened(path) as file, PIL.Image.open(file, formats=FORMATS) as image:
             if max(image.size) > LARGEST_SIDE:
                 shown = f"{image.width}×{image.height} pixels, more than {LARGEST_SIDE} a side"
-                raise FinetuneError(f"{path}: {shown}: refused; save it smaller")
+                raise BadImage(f"{path}: {shown}: refused; save it smaller")
             yield image
-    except (FinetuneError, PermissionError, FileNotFoundError, IsADirectoryError):
+    except (FinetuneError, PermissionError, FileNotFoundError):
         raise
+    except PIL.UnidentifiedImageError as error:
+        with opened(path) as file:
+            reason = kind_of(file.read(512)) or f"none of {', '.join(FORMATS)}"
+        raise BadImage(f"{path}: not a whole image ({reason}); put a PNG or JPEG in its place, or remove it") from error
     except (OSError, PIL.Image.DecompressionBombError, *BROKEN_PICTURE) as error:
         reason = str(error).strip() or type(error).__name__
-        raise FinetuneError(f"{path}: not a whole image ({reason[:200]}); replace or remove the file") from error
+        raise BadImage(f"{path}: not a whole image ({reason[:200]}); replace or remove the file") from error
 
 
 def header(path: Path) -> tuple[int, int, int]:
@@ -209,8 +234,21 @@ def header(path: Path) -> tuple[int, int, int]:
         return height, width, 1 if image.mode in ("1", "L", "LA") else 3
 
 
+def first_header(paths: Sequence[Path], root: Path) -> tuple[int, int, int]:
+    """The header of the first image that has one. Raises BadImage where none has."""
+    problems: list[BadImage] = []
+    for path in paths:
+        try:
+            return header(path)
+        except BadImage as error:
+            problems.append(error)
+    raise all_bad(problems, root)
+
+
 def upright_size(image: PIL.Image.Image) -> tuple[int, int]:
     """(height, width) when the image is turned as its EXIF orientation says; of a PNG, where that stands before the pixels."""
+    if image.format == "TIFF":  # some of Pillow's versions have turned its size when it is opened, others when it is loaded
+        return image.height, image.width
     unread = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it all to look behind them
     turned = not unread and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return image.size if turned else (image.height, image.width)
@@ -227,7 +265,7 @@ def read_image(path: Path, size: int | tuple[int, int] | None, like: tuple[int, 
     wanted = (size, size) if isinstance(size, int) else size and (size[1], size[0])
     with opened_image(path) as image:
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-            raise FinetuneError(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
+            raise BadImage(f"{path}: {image.mode} pixels; expected 8 bits, grey or RGB. Save the image as 8 bits")
         if like is not None and (found := upright_size(image)) != like:
             raise SizesDiffer(f"{found[1]}×{found[0]} in {path}")
         with _one_at_a_time if image.width * image.height > LARGE_IMAGE else nullcontext():

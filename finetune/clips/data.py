@@ -28,7 +28,7 @@ from finetune.clips.classes import class_order
 from finetune.clips.folders import raw_video
 from finetune.clips.records import ClassIndex, Decoded, Listing, Lists
 from finetune.errors import FinetuneError
-from finetune.files import VIDEO_SUFFIXES, first_bytes
+from finetune.files import VIDEO_SUFFIXES, first_bytes, sha256_of
 from finetune.labels import split_counts
 from finetune.protocol import split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
@@ -185,7 +185,7 @@ def fingerprint(listing: Listing) -> tuple[str, list[str]]:
         content = hashlib.sha256()
         names = [path.relative_to(listing.root).as_posix() for path in clip.frames]
         for path in clip.frames:
-            content.update(hashlib.sha256(path.read_bytes()).digest())
+            content.update(sha256_of(path))
         about = [names, int(listing.labels[row]), clip.label.split, clip.subject]
         digest.update(json.dumps(about).encode() + content.digest())
         shown.append(content.digest())

@@ -18,7 +18,7 @@ from finetune.clips.folders import cohn_kanade, in_class_folders
 from finetune.clips.lists import given_lists, listed
 from finetune.clips.places import Places
 from finetune.clips.records import ClassIndex, Clip, Decoded, Listing, Lists
-from finetune.errors import FinetuneError, SizesDiffer
+from finetune.errors import BadImage, FinetuneError, SizesDiffer, all_bad
 from finetune.files import LARGEST_SIDE, check_images, header, own_limits, read_image
 from finetune.labels import SPLIT_ORDER
 from zoo.errors import printable
@@ -94,7 +94,7 @@ def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
     everything = [path for clip in listing.clips for path in clip.frames]
     with own_limits():
         check_images(everything, size, listing.root)
-        parts = read_frames(listing, size, everything[0])
+        parts = read_frames(listing, size)
     offsets = np.cumsum([0, *map(len, parts)])
     height, width = parts[0][0].shape[:2]
     colour = any(frame.ndim == 3 for frames in parts for frame in frames)
@@ -116,19 +116,27 @@ def decode(listing: Listing, size: tuple[int, int] | None) -> Decoded:
     )
 
 
-def read_frames(listing: Listing, size: tuple[int, int] | None, first: Path) -> list[list[np.ndarray]]:
-    """The frames of each clip, on several threads. Raises SizesDiffer, naming two."""
+def read_frames(listing: Listing, size: tuple[int, int] | None) -> list[list[np.ndarray]]:
+    """The frames of each clip, on several threads. Raises BadImage, naming all that are damaged, and SizesDiffer, naming two."""
     from tqdm import tqdm
 
+    first = listing.clips[0].frames[0]
     like = None if size is not None else header(first)[:2]
+    bad: list[BadImage] = []
 
     def frames_of(clip: Clip) -> list[np.ndarray]:
-        return [read_image(path, size, like) for path in clip.frames]
+        frames = []
+        for path in clip.frames:
+            try:
+                frames.append(read_image(path, size, like))
+            except BadImage as error:
+                bad.append(error)
+        return frames
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             decoded = pool.map(frames_of, listing.clips)
-            return list(tqdm(decoded, printable(listing.root.name), len(listing.clips), delay=2, disable=None, leave=False))
+            parts = list(tqdm(decoded, printable(listing.root.name), len(listing.clips), delay=2, disable=None, leave=False))
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
             if like is None or not isinstance(error, SizesDiffer):
@@ -137,6 +145,9 @@ def read_frames(listing: Listing, size: tuple[int, int] | None, first: Path) -> 
                 f"{listing.root}: frames of different sizes: {like[1]}×{like[0]} in {first}, {error}; pass size=(height, width) to resize"
                 " all, e.g. size=(112, 112)"
             ) from None
+    if bad:
+        raise all_bad(sorted(bad, key=str), listing.root)
+    return parts
 
 
 def check_size(size: tuple[int, int] | None) -> None:

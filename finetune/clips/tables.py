@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.files import LARGEST_BLOCK
+from finetune.files import LARGEST_BLOCK, opened
 
 DELIMITERS = (",", ";", "\t", "|", "=", ":")
 BLANK = " "  # stands for any run of blanks and tabs
@@ -60,7 +60,8 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     """The lines that aren't blank, with their numbers. A name that is not UTF-8 comes as the operating system has it."""
     if path.stat().st_size > LARGEST_BLOCK:
         raise FinetuneError(f"{path}: {path.stat().st_size:,} bytes: is it a list of clips?")
-    data = path.read_bytes()
+    with opened(path) as file:
+        data = file.read(LARGEST_BLOCK)
     if data.startswith(UTF16):  # a spreadsheet's "Unicode text"
         try:
             text = data.decode("utf-16")

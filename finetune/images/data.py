@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.files import subfolders
+from finetune.files import sha256_of, subfolders
 from finetune.images import layouts
 from finetune.images.folders import list_images
 from finetune.images.records import CSV_NAMES, Decoded
@@ -161,7 +161,7 @@ def folder_sha256(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         relative = path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
-        digest.update(len(relative).to_bytes(8, "little") + relative + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(len(relative).to_bytes(8, "little") + relative + sha256_of(path))
     return digest.hexdigest()
 
 

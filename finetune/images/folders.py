@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.errors import FinetuneError, SizesDiffer
+from finetune.errors import BadImage, FinetuneError, SizesDiffer, all_bad
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, check_images, own_limits, read_image, subfolders
 from finetune.images.records import CSV_NAMES, Decoded
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, about_order, canonical, class_names, natural, split_of
@@ -45,22 +45,32 @@ def class_folders(root: Path, size: int | None) -> Decoded:
 
 
 def read_images(paths: Sequence[Path], size: int | None, root: Path) -> np.ndarray:
-    """(N, H, W) uint8, or (N, 3, H, W) where one of them has colours. Raises SizesDiffer, naming two."""
+    """(N, H, W) uint8, or (N, 3, H, W) where one of them has colours.
+
+    Raises BadImage, naming all that are damaged, and SizesDiffer, naming two.
+    """
     from tqdm import tqdm
 
     images: list[np.ndarray] = []
-    like = None
+    bad: list[BadImage] = []
+    like, first = None, root
     # One thread: on 48×48 PNG files two take 1.5 times as long, the interpreter's lock being held most of the time.
     for path in tqdm(paths, printable(root.name), delay=2, disable=None, leave=False):
         try:
             image = read_image(path, size, like)
+        except BadImage as error:
+            bad.append(error)
+            continue
         except SizesDiffer as error:
             assert like is not None
             raise SizesDiffer(
-                f"{root}: images of different sizes: {like[1]}×{like[0]} in {paths[0]}, {error}; pass size= to resize all (e.g. size=64)"
+                f"{root}: images of different sizes: {like[1]}×{like[0]} in {first}, {error}; pass size= to resize all (e.g. size=64)"
             ) from None
         images.append(image)
-        like = image.shape[:2] if size is None else None
+        if like is None and size is None:
+            like, first = image.shape[:2], path
+    if bad:
+        raise all_bad(bad, root)
     colour, side = any(image.ndim == 3 for image in images), images[0].shape[:2]
     pixels = np.empty((len(images), 3, *side) if colour else (len(images), *side), np.uint8)
     images.reverse()

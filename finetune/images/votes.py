@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.files import numbered_lines
+from finetune.files import numbered_lines, opened
 from finetune.images.data import Expressions
 from finetune.labels import FER2013, canonical, split_of
 from finetune.protocol import Plan
@@ -30,7 +30,7 @@ def with_votes(data: Expressions, path: str | os.PathLike[str]) -> Expressions:
     Raises FinetuneError where the file and `data` cannot be in the same order: another number of rows, another Usage, or a
     thousand rows whose most voted class is seldom the label.
     """
-    with Path(path).open("rb") as stream:
+    with opened(Path(path)) as stream:
         some = islice(numbered_lines(stream, str(path)), 2 * len(data) + 100)  # blank lines may stand between; any more don't belong
         lines = [(number, line.decode("utf-8", "replace").split(",")) for number, line in some]
     rows = [(number, [field.strip(' "\t\r\n\0\ufeff') for field in fields]) for number, fields in lines]
