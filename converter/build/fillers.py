@@ -1,4 +1,4 @@
-"""Caffe's fillers: the values of a net that has no weights yet (filler.hpp)."""
+"""Caffe's fillers: the values of a net that has no weights yet (filler.hpp; gaussian_unitball is happynear/caffe-windows')."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def fill(filler: Filler | float | None, shape: tuple[int, ...], where: str) -> T
     if filler.type == "constant":
         return torch.full(shape, filler.value)
     if filler.type not in _RANDOM:
-        raise UnsupportedError(f"{where}: there is no filler {filler.type!r}; Caffe has constant, {', '.join(_RANDOM)}.")
+        raise UnsupportedError(
+            f"{where}: there is no filler {filler.type!r}; Caffe has constant, {', '.join(_RANDOM)}. Give the weights, which take the place"
+            " of what fillers draw, or name one of these in the prototxt."
+        )
     if filler.type == "bilinear" and (len(shape) != 4 or shape[2] != shape[3]):
         raise UnsupportedError(f"{where}: the filler 'bilinear' takes a blob of four axes and square images, not of shape {shape}.")
     return _RANDOM[filler.type](filler, torch.empty(shape))
@@ -49,6 +52,11 @@ def _gaussian(f: Filler, x: Tensor) -> Tensor:
 def _positive_unitball(f: Filler, x: Tensor) -> Tensor:
     rows = x.uniform_(0, 1).reshape(x.shape[0] if x.dim() else 1, -1)
     return (rows / rows.sum(1, keepdim=True)).reshape(x.shape)
+
+
+def _gaussian_unitball(f: Filler, x: Tensor) -> Tensor:
+    rows = x.normal_().reshape(x.shape[0] if x.dim() else 1, -1)
+    return (rows / (rows.square().sum(1, keepdim=True) + 1e-12).sqrt()).reshape(x.shape)
 
 
 def _fan(f: Filler, x: Tensor) -> float:
@@ -79,6 +87,7 @@ _RANDOM = {
     "uniform": _uniform,
     "gaussian": _gaussian,
     "positive_unitball": _positive_unitball,
+    "gaussian_unitball": _gaussian_unitball,
     "xavier": _xavier,
     "msra": _msra,
     "bilinear": _bilinear,

@@ -32,7 +32,7 @@ def _ratio(p: Fields) -> float:
     "Dropout",
     "dropout_param",
     ignored={"random_seed": "seeds the masks of training", "engine": "chooses an implementation, not a result"},
-    origin="BVLC; py-faster-rcnn's scale_train",
+    origin="BVLC; py-faster-rcnn's scale_train, IQA_CNN's scale_test, its inverse",
     refuses="sample_weights_test: true (Bayesian SegNet), which is random",
 )
 def dropout(p: Fields, x: Tensor) -> nn.Module:
@@ -41,8 +41,12 @@ def dropout(p: Fields, x: Tensor) -> nn.Module:
             "sample_weights_test: true draws a mask at test time, too (Bayesian SegNet averages many runs); say sample_weights_test: false"
             " to get the net without dropout, which is the mean"
         )
+    if p.has("scale_test") and p.has("scale_train"):
+        raise ValueError("scale_train and scale_test are two forks' names for opposites; no Caffe has both")
     ratio = _ratio(p)
-    return nn.Dropout(ratio) if p.scale_train else UnscaledDropout(ratio)  # Caffe, too, scales in training: the test phase passes x on
+    return (
+        nn.Dropout(ratio) if p.scale_train and not p.scale_test else UnscaledDropout(ratio)
+    )  # Caffe, too, scales in training: the test phase passes x on
 
 
 @layer("SpatialDropout", "spatial_dropout_param", origin="Intel")

@@ -19,12 +19,22 @@ class LRN(CaffeModule):
     """Local response normalization. Across channels: x / (k + alpha / n * sum of n neighbours' squares) ^ beta.
 
     Within a channel: x / (1 + alpha * the average of the n x n neighbourhood's squares) ^ beta; Caffe's pooling divides by
-    n * n cut at the padded border, and k is not used (lrn_layer.cpp).
+    n * n cut at the padded border, and k is not used (lrn_layer.cpp). pool: window and stride of the MAX pooling that Intel's
+    clCaffe fuses with it.
     """
 
-    def __init__(self, local_size: int = 5, alpha: float = 1.0, beta: float = 0.75, k: float = 1.0, within_channel: bool = False):
+    def __init__(
+        self,
+        local_size: int = 5,
+        alpha: float = 1.0,
+        beta: float = 0.75,
+        k: float = 1.0,
+        within_channel: bool = False,
+        pool: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.local_size, self.alpha, self.beta, self.k, self.within_channel = local_size, alpha, beta, k, within_channel
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         squares, n, half = x * x, self.local_size, self.local_size // 2
@@ -33,14 +43,37 @@ class LRN(CaffeModule):
             return x * (1 + self.alpha * mean) ** -self.beta
         flat = squares.reshape(squares.shape[0], 1, squares.shape[1], -1)
         mean = F.avg_pool2d(flat, (n, 1), 1, (half, 0)).reshape(x.shape)
-        return x * (self.k + self.alpha * mean) ** -self.beta
+        y = x * (self.k + self.alpha * mean) ** -self.beta
+        return y if self.pool is None else F.max_pool2d(y, self.pool[0], self.pool[1], ceil_mode=True)
 
 
-@layer("LRN", "lrn_param", ignored=ENGINE)
+@layer(
+    "LRN",
+    "lrn_param",
+    ignored=ENGINE,
+    origin="BVLC; fuse_type of Intel's clCaffe",
+    refuses="FUSED_POOL_MAX but as clCaffe takes it: TEST, across channels, square images, windows one larger than the stride",
+)
 def lrn(p: Fields, x: Tensor) -> nn.Module:
     if p.local_size % 2 == 0 or p.local_size >= 1 << 15 or x.dim() != 4:
         raise ValueError(f"LRN takes an odd local_size below 32,768 (here {p.local_size}) and four axes (N, C, H, W)")
-    return LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL")
+    return LRN(p.local_size, p.alpha, p.beta, p.k, p.norm_region == "WITHIN_CHANNEL", _fused_pool(p, x))
+
+
+def _fused_pool(p: Fields, x: Tensor) -> tuple[int, int] | None:
+    """Window and stride of the pooling that is fused with it; clCaffe's checks are these, and its kernels take no other fields."""
+    fused, pool = p.fuse_type == "FUSED_POOL_MAX", p.pooling_param
+    if not fused:
+        if p.has("pooling_param"):
+            raise ValueError("pooling_param in lrn_param goes with fuse_type: FUSED_POOL_MAX")
+        return None
+    more = [known.name for known, _ in pool.ListFields() if known.name not in ("pool", "kernel_size", "stride")]
+    window, stride = (values[0] if len(values) == 1 else 0 for values in (pool.kernel_size, pool.stride))
+    if more or pool.pool != 0 or window - stride != 1 or not 1 <= stride < 4:
+        raise ValueError(f"FUSED_POOL_MAX takes a MAX pooling of a kernel_size one larger than a stride of 1 to 3, and no {more or 'more'}")
+    if p.phase != "TEST" or p.norm_region != "ACROSS_CHANNELS" or x.shape[2] != x.shape[3]:
+        raise ValueError("FUSED_POOL_MAX goes with phase TEST, norm_region ACROSS_CHANNELS and square images (clCaffe's lrn_layer.cpp)")
+    return window, stride
 
 
 @layer("LRNMap", "lrn_map_param", origin="BVLC's branches of 2013")

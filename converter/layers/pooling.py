@@ -29,7 +29,8 @@ def _sizes(p: Fields, name: str, axes: int, default: int | None) -> tuple[int, .
     return values * axes if len(values) == 1 else values
 
 
-def _pair(p: Fields, name: str, default: int | None) -> tuple[int, int] | None:
+def sides(p: Fields, name: str, default: int | None) -> tuple[int, int] | None:
+    """kernel_size, stride or pad of height and width."""
     found = _sizes(p, name, 2, default)
     return None if found is None else (found[0], found[1])
 
@@ -44,7 +45,7 @@ class Pool2d(CaffeModule):
     pooling_layer.cpp: windows round up unless `ceil_mode` is off; only where there is padding does the last window have to
     start inside it; an average divides by the window's part inside the padded image; a window of stochastic pooling
     gives sum(x * x) / sum(x) at test time (pooling_layer.cu). naibaf7's: the taps of a window lie `dilation` apart. Intel's:
-    without `count_include_pad` an average divides by the taps inside the image.
+    without `count_include_pad` an average divides by the taps inside the image. MIN is IQA_CNN's: the least value.
     """
 
     def __init__(self, mode: str, kernel_size: Sequence[int] | None, stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0),
@@ -75,12 +76,14 @@ class Pool2d(CaffeModule):
         # Pad below by what the last window needs, so that plain floor-mode pooling makes exactly n windows.
         after = [max((n[i] - 1) * self.stride[i] + self.extent(i, kernel[i]) - size[i] - self.padding[i], 0) for i in (0, 1)]
         border = [self.padding[1], after[1], self.padding[0], after[0]]
-        if self.mode == "MAX":
+        if self.mode == "MIN":
+            x = -x
+        if self.mode in ("MAX", "MIN"):
             padded = F.pad(x, border, value=-FLT_MAX)
             out, index = F.max_pool2d(padded, kernel, self.stride, 0, self.dilation, return_indices=True)
             out, index = out[..., : n[0], : n[1]], index[..., : n[0], : n[1]]
             if not self.mask:
-                return out
+                return -out if self.mode == "MIN" else out
             wide = padded.shape[3]
             h, w = index // wide - self.padding[0], index % wide - self.padding[1]
             inside = (h >= 0) & (h < size[0]) & (w >= 0) & (w < size[1])
@@ -154,7 +157,7 @@ def _dilation(p: Fields) -> tuple[int, int]:
     "Pooling",
     "pooling_param",
     ignored=ENGINE,
-    origin="BVLC; ceil_mode of several forks, naibaf7's dilation, Intel's avg_include_pad",
+    origin="BVLC; ceil_mode of several forks, naibaf7's dilation, Intel's avg_include_pad, IQA_CNN's MIN",
     refuses="other than four axes (N, C, H, W), but for plain MAX and AVE over (N, C, L, H, W)",
 )
 def pooling(p: Fields, x: Tensor) -> nn.Module:
@@ -162,7 +165,7 @@ def pooling(p: Fields, x: Tensor) -> nn.Module:
         return _over_volumes(p)
     if x.dim() != 4:
         raise ValueError("Pooling takes four axes (N, C, H, W)")
-    kernel, stride, pad = _pair(p, "kernel_size", None), _pair(p, "stride", 1), _pair(p, "pad", 0)
+    kernel, stride, pad = sides(p, "kernel_size", None), sides(p, "stride", 1), sides(p, "pad", 0)
     dilation, include_pad = _dilation(p), p.avg_include_pad
     mode, mask, ceil_mode = p.pool, p.tops > 1, p.round_mode == "CEIL" and p.ceil_mode
     if mask and (mode != "MAX" or p.tops > 2):
@@ -171,12 +174,12 @@ def pooling(p: Fields, x: Tensor) -> nn.Module:
     if p.global_pooling:
         if kernel is not None or pad != (0, 0) or stride != (1, 1) or dilation != (1, 1):
             raise ValueError("global_pooling takes no kernel, no pad, no stride and no dilation")
-        if mode == "STOCHASTIC" or mask:
+        if mode in ("STOCHASTIC", "MIN") or mask:
             return Pool2d(mode, None, mask=mask)
         return nn.AdaptiveMaxPool2d(1) if mode == "MAX" else nn.AdaptiveAvgPool2d(1)
     if kernel is None or min(kernel) < 1 or min(stride) < 1:
         raise ValueError("a kernel_size and a stride of at least 1 are needed")
-    if pad != (0, 0) and (mode == "STOCHASTIC" or pad[0] >= kernel[0] or pad[1] >= kernel[1]):
+    if pad != (0, 0) and (mode in ("STOCHASTIC", "MIN") or pad[0] >= kernel[0] or pad[1] >= kernel[1]):
         raise ValueError(f"a pad of {pad} does not go with {mode} pooling and a kernel of {kernel}")
     # torch's modules clip the last window as Caffe does, but pad by half the kernel at most
     as_torch = all(2 * pad[i] <= kernel[i] and stride[i] <= kernel[i] for i in (0, 1)) and not mask and dilation == (1, 1)
@@ -190,7 +193,7 @@ def pooling(p: Fields, x: Tensor) -> nn.Module:
 def _over_volumes(p: Fields) -> nn.Module:
     """naibaf7's, and video-caffe's in R-C3D: as for images, and without a pad no window is clipped."""
     kernel, stride, pad = _sizes(p, "kernel_size", 3, None), _sizes(p, "stride", 3, 1), _sizes(p, "pad", 3, 0)
-    if p.pool == "STOCHASTIC" or p.tops > 1 or any(pad or ()) or set(p.dilation + p.kstride) - {1} or p.global_pooling:
+    if p.pool not in ("MAX", "AVE") or p.tops > 1 or any(pad or ()) or set(p.dilation + p.kstride) - {1} or p.global_pooling:
         raise UnsupportedError("over volumes (N, C, L, H, W) we compute MAX and AVE pooling without pad, dilation, mask and global_pooling")
     if kernel is None or stride is None or min(kernel + stride) < 1:
         raise ValueError("a kernel_size and a stride of at least 1 are needed")
@@ -200,7 +203,7 @@ def _over_volumes(p: Fields) -> nn.Module:
 @layer("PoolingSK", "pooling_param", ignored=ENGINE, origin="naibaf7", refuses="a pad, as pooling_sk_layer.cpp does")
 def pooling_sk(p: Fields, x: Tensor) -> nn.Module:
     """Pooling with strided kernels, before it had a dilation."""
-    if _pair(p, "pad", 0) != (0, 0):
+    if sides(p, "pad", 0) != (0, 0):
         raise ValueError("PoolingSK takes no pad (pooling_sk_layer.cpp)")
     return pooling(p, x)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from converter.layers.module import CaffeModule
-from converter.layers.registry import Fields, layer
+from converter.layers.registry import Fields, fields_set, layer
 
 
 class PriorBox(CaffeModule):
@@ -83,18 +83,30 @@ def _prior_boxes(
     return torch.stack((boxes.flatten(), spread.flatten()))[None].to(feature.dtype)
 
 
-@layer("PriorBox", "prior_box_param", bottoms=(2, 2), origin="SSD", refuses="a min_size under 1 pixel")
+@layer(
+    "PriorBox",
+    "prior_box_param",
+    bottoms=(2, 2),
+    origin="SSD",
+    refuses="a min_size under 1 pixel; a max_size that is not larger, but for what SSD's first version took",
+)
 def prior_box(p: Fields, feature: Tensor, image: Tensor) -> nn.Module:
     smallest, largest = p.min_size, p.max_size
     if not smallest or min(smallest) < 1 or feature.dim() != 4 or image.dim() != 4:
         raise ValueError("PriorBox takes a min_size of at least 1 and bottoms (N, C, H, W)")
-    if largest and (len(largest) != len(smallest) or any(b <= a for a, b in zip(smallest, largest, strict=True))):
-        raise ValueError(f"max_size {largest} has not one larger value for each min_size {smallest}")
-    variances = _variances(p)
+    if largest and len(largest) != len(smallest):
+        raise ValueError(f"max_size {largest} has not one value for each min_size {smallest}")
+    variances, step, image_size, clip = _variances(p), _pair(p, "step"), _pair(p, "img", "img_size"), p.clip
+    if any(b <= a for a, b in zip(smallest, largest, strict=False)):
+        # SSD's first version alone takes that (2015's prior_box_layer.cpp): one size, cut to the image by default, no later field
+        later = fields_set(p, "step", "step_h", "step_w", "img_size", "img_h", "img_w", "offset")
+        if len(smallest) > 1 or p.variance or later or min(largest) < 1:
+            raise ValueError(f"max_size {largest} has not one larger value for each min_size {smallest}")
+        clip = clip or not p.has("clip")
     ratios = _ratios(p.aspect_ratio, p.flip)
     # prior_box_layer.cpp keeps the sizes as whole numbers
     sizes = [int(size) for size in smallest], [int(size) for size in largest]
-    return PriorBox(*sizes, ratios, variances, p.clip, _pair(p, "step"), _pair(p, "img", "img_size"), p.offset)
+    return PriorBox(*sizes, ratios, variances, clip, step, image_size, p.offset)
 
 
 def _variances(p: Fields) -> tuple[float, ...]:

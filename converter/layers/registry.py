@@ -116,6 +116,10 @@ class Fields:
         self._seen.add(name)
         return bool(self._message.HasField(name))
 
+    def any_set(self) -> bool:
+        """Whether the file sets any field of the message."""
+        return bool(self._message.ListFields())
+
     def other(self, name: str) -> Fields:
         """A second parameter message of the layer, which its type reads beside its own."""
         return self._others.setdefault(name, Fields(getattr(self._layer, name), self._layer, self.phase))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
+from converter.layers.pooling import sides
 from converter.layers.registry import Fields, fields_set, layer
 
 
@@ -178,18 +179,41 @@ class Unpooling(CaffeModule):
     "Unpooling",
     "unpooling_param",
     bottoms=(1, 2),
-    origin="DeconvNet",
-    refuses="a pad, as unpooling_layer.cpp does; a missing unpool_size; a mask with AVE or TILE",
+    origin="DeconvNet; BVLC's pull request of 2015, which takes pooling_param",
+    refuses="a pad, as unpooling_layer.cpp does; a missing unpool_size; a mask with AVE or TILE; with pooling_param all but MAX and a mask",
 )
 def unpooling(p: Fields, x: Tensor, *mask: Tensor) -> nn.Module:
+    pooled = p.other("pooling_param")
+    if not p.any_set() and pooled.any_set():
+        return _unpooled(pooled, x, *mask)
     kernel, stride = _side(p, "kernel_size", "kernel", None), _side(p, "stride", "stride", 1)
     size, pad = _side(p, "unpool_size", "unpool", None), _side(p, "pad", "pad", 0)
     if kernel is None or size is None or stride is None or x.dim() != 4 or min(*kernel, *size, *stride) < 1:
         raise UnsupportedError(
-            "DeconvNet's Unpooling takes (N, C, H, W) with kernel_size and unpool_size in unpooling_param; other forks' Unpooling differ"
+            "DeconvNet's Unpooling takes (N, C, H, W) with kernel_size and unpool_size in unpooling_param, that of BVLC's pull request"
+            " pooling_param and a mask; other forks' Unpooling differ"
         )
     if pad != (0, 0) or (mask and (p.unpool != "MAX" or mask[0].shape != x.shape)):
         raise ValueError("it takes no pad, and a mask of the bottom's shape with unpool MAX only (unpooling_layer.cpp)")
     if any((x.shape[2 + i] - 1) * stride[i] >= size[i] for i in (0, 1)) and p.unpool != "MAX":
         raise ValueError(f"the windows of {x.shape[2]}x{x.shape[3]} values begin behind an unpool_size of {size}")
     return Unpooling(p.unpool, size, kernel, stride)
+
+
+def _unpooled(p: Fields, x: Tensor, *mask: Tensor) -> nn.Module:
+    """The inverse of a MAX pooling with these fields: its output is as large as the windows reach (64a36706's unpooling_layer.cpp)."""
+    kernel, stride, pad = sides(p, "kernel_size", None), sides(p, "stride", 1), sides(p, "pad", 0)
+    _ = p.engine
+    if p.pool != "MAX" or len(mask) != 1 or mask[0].shape != x.shape or x.dim() != 4:
+        raise ValueError("with pooling_param it takes MAX and a mask of the bottom's shape (N, C, H, W)")
+    if p.global_pooling:
+        if kernel is not None or stride != (1, 1) or pad != (0, 0):
+            raise ValueError("global_pooling takes no kernel, no pad and no stride")
+        kernel = (x.shape[2], x.shape[3])
+    assert stride is not None and pad is not None
+    if kernel is None or min(*kernel, *stride) < 1 or any(pad[i] and pad[i] >= kernel[i] for i in (0, 1)):
+        raise ValueError("a kernel_size and a stride of at least 1 are needed, and a pad below the kernel")
+    size = [(x.shape[2 + i] - 1) * stride[i] + kernel[i] - 2 * pad[i] for i in (0, 1)]
+    if min(size) < 1:
+        raise ValueError(f"a pad of {pad} leaves nothing of {x.shape[2]}x{x.shape[3]} values")
+    return Unpooling("MAX", size, kernel, stride)

@@ -39,6 +39,15 @@ def test_uniform_and_gaussian_take_their_bounds_and_moments() -> None:
     assert y.std() == pytest.approx(0.5, rel=0.02)
 
 
+def test_gaussian_unitball_draws_directions_of_unit_length() -> None:
+    """NormFace's fillers; its rows are uniform on the sphere: each of 600 values has a mean of 0 and a square of 1 / 600."""
+    rows = filled(type="gaussian_unitball").flatten(1)
+    assert rows.norm(dim=1) == pytest.approx(torch.ones(40), abs=1e-5)
+    assert rows.mean() == pytest.approx(0, abs=1e-3)
+    assert rows.square().mean() == pytest.approx(1 / 600, rel=1e-4)
+    assert 0.95 < rows.mul(math.sqrt(600)).std(0).mean() < 1.05  # no two rows are the same
+
+
 def test_a_sparse_gaussian_keeps_so_many_inputs_of_each_output_on_average() -> None:
     x = filled((50, 400), type="gaussian", sparse=10)
     kept = (x != 0).float().mean()

@@ -497,7 +497,7 @@ REFUSED = [
     ('type: "Upsample" upsample_param { upsample_h: 9 scale: 2 }', [IMAGE, MASK], "upsample_h and upsample_w"),
     ('type: "Upsample" upsample_param { scale: 3 pad_out_h: true }', [IMAGE, MASK], "scale of 2 only"),
     ('type: "PriorBox" prior_box_param { max_size: 3 }', [IMAGE, IMAGE], "a min_size of at least 1"),
-    ('type: "PriorBox" prior_box_param { min_size: 3 max_size: 2 }', [IMAGE, IMAGE], "one larger value"),
+    ('type: "PriorBox" prior_box_param { min_size: 3 max_size: 2 variance: 0.1 }', [IMAGE, IMAGE], "one larger value"),
     ('type: "PriorBox" prior_box_param { min_size: 3 variance: 0.1 variance: 0.2 }', [IMAGE, IMAGE], "neither one nor four"),
     ('type: "PriorBox" prior_box_param { min_size: 3 aspect_ratio: 0 }', [IMAGE, IMAGE], "aspect_ratio 0"),
     ('type: "PriorBox" prior_box_param { min_size: 3 step: 4 step_h: 4 step_w: 4 }', [IMAGE, IMAGE], "not both"),

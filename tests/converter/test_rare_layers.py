@@ -292,7 +292,6 @@ def test_a_dense_block_of_the_gpu_has_a_factor_of_zero(bottleneck: bool, factor:
         ('type: "ConvolutionSK" convolution_param { num_output: 2 kernel_size: 3 pad: 1 }', [(1, 2, 8, 8)], "no pad"),
         ('type: "Convolution" convolution_param { num_output: 2 kernel_size: 3 kstride: 2 dilation: 2 }', [(1, 2, 8, 8)], "both set"),
         ('type: "Local" local_param { num_output: 2 kernel_size: 9 }', [(1, 2, 8, 8)], "at least the kernel's size"),
-        ('type: "Unpooling" pooling_param { kernel_size: 2 stride: 2 }', [(1, 2, 4, 4), (1, 2, 4, 4)], "other forks' Unpooling differ"),
         ('type: "Unpooling" unpooling_param { kernel_size: 2 pad: 1 unpool_size: 8 }', [(1, 2, 4, 4)], "no pad"),
         ('type: "Unpooling" unpooling_param { unpool: AVE kernel_size: 2 unpool_size: 8 }', [(1, 2, 4, 4)] * 2, "MAX only"),
         ('type: "MergeCrop"', [(1, 2, 4, 4), (1, 3, 6, 6)], "mixes them up"),

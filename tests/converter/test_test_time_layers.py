@@ -21,6 +21,8 @@ PYTHON = 'type: "Python" python_param {{ module: "spatial_dropout" layer: "Spati
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 }', 1),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_train: true sample_weights_test: false }', 1),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_train: false }', 0.75),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_test: true }', 0.75),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_test: false }', 1),
         ('type: "SpatialDropout" spatial_dropout_param { dropout_ratio: 0.25 }', 1),
         (PYTHON.format("{'phase': 'TEST', 'p': 0.2}"), 1.25),
         (PYTHON.format("phase: TEST\\np: '0.2'"), 1.25),
@@ -38,6 +40,7 @@ def test_dropout_at_test_time_is_a_factor(layer: str, factor: float, tmp_path: P
     [
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 }', 4 / 3, False),
         ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_train: false }', 1, False),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.25 scale_test: true }', 1, False),
         ('type: "SpatialDropout" spatial_dropout_param { dropout_ratio: 0.25 }', 4 / 3, True),
         (PYTHON.format("{'phase': 'TEST', 'p': 0.25}"), 4 / 3, True),
         (PYTHON.format("{'phase': 'TRAIN', 'p': 0.25}"), 4 / 3, True),
@@ -57,7 +60,7 @@ def test_training_drops_a_quarter(layer: str, scale: float, whole: bool, tmp_pat
     [
         ('type: "Dropout" dropout_param { sample_weights_test: true }', "say sample_weights_test: false"),
         ('type: "Dropout" dropout_param { sqrt_scale: true }', "sqrt_scale"),
-        ('type: "Dropout" dropout_param { scale_test: true }', "scale_test"),
+        ('type: "Dropout" dropout_param { scale_train: false scale_test: true }', "no Caffe has both"),
         ('type: "Dropout" dropout_param { dropout_ratio: 1.5 }', "no part of 1"),
         (PYTHON.format("{'phase': 'TEST', 'p': 1}"), "below 1"),
         (PYTHON.format("{'phase': 'TEST'}"), "takes phase and p"),
