@@ -19,6 +19,10 @@ from converter.errors import ConversionError, shown
 SUFFIXES = (".safetensors", ".pth", ".pt", ".py", ".onnx", ".pt2", ".caffemodel")  # what can be written
 _PIECE = 8 << 20  # large: another thread imports torch meanwhile, and each piece waits for its turn twice
 
+# How a file is opened to be read. Windows knows none of the first two, and would translate line ends without the third.
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_seeking = threading.Lock()
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
@@ -32,7 +36,7 @@ def opened(path: str | os.PathLike[str], *, follow: bool = True) -> IO[bytes]:
     Raises OSError, whose strerror says what it is instead; without `follow` for a symbolic link as well.
     """
     _refuse_others(Path(path).stat(follow_symlinks=follow), path)
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    handle = os.open(path, READING | (0 if follow else NO_FOLLOW))
     try:
         _refuse_others(os.fstat(handle), path)  # another may have taken the name meanwhile
         return os.fdopen(handle, "rb")
@@ -61,6 +65,17 @@ def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> byte
         raise error(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
     except ValueError as problem:  # a NUL in the name
         raise error(f"{shown(str(path))}: no file can have this name.") from problem
+
+
+def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fills as much of a buffer of bytes as one read gives, from `offset` on, and says how much; 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with _seeking:  # Windows reads only where the file stands
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, min(len(buffer), _PIECE))
+    buffer[: len(data)] = data
+    return len(data)
 
 
 def head(path: Path, count: int) -> bytes:
@@ -142,6 +157,8 @@ def share(path: Path) -> None:
 
 def flush_to_disk(path: Path) -> None:
     """fsync of a file or folder, where the file system has it."""
+    if os.name == "nt":  # it opens no folders, and syncs only what was opened to be written
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

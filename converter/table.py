@@ -27,13 +27,15 @@ class Row:
 
 
 def net_rows(graph: Graph) -> list[Row]:
-    """The net's inputs and layers in the order in which they run; shared parameters count once, where they are first."""
+    """The net's inputs and layers in the order in which they run; shared parameters count once, where they are first.
+
+    Parameters are those of torch: what is trained. BatchNorm's statistics are in the state dict, too, and are none.
+    """
     rows = [Row(name, "Input", {name: list(shape)}, 0, 0) for name, shape in graph.inputs.items()]
     seen: set[int] = set()
     for step in graph.steps:
         module = graph.modules[step.key]
         new: list[Tensor] = [p for p in module.parameters() if id(p) not in seen]
-        new += [b for key, b in module.named_buffers() if key in {param.key for param in step.params}]
         seen.update(map(id, new))
         tops = {graph.versions[i] or "(loss)": list(graph.shapes[i]) for i in step.tops}
         before, after = [graph.shapes[i] for i in step.bottoms], [graph.shapes[i] for i in step.tops]

@@ -21,6 +21,7 @@ __all__ = [
     "digests",
     "digests_of",
     "home",
+    "is_alive",
     "is_file",
     "opened",
     "read_record",
@@ -105,6 +106,19 @@ def read_record(path: Path) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine may still run; of one that cannot be asked, True."""
+    if os.name == "nt":  # os.kill would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def refuse_link(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from converter.errors import WeightsError, shown
-from converter.files import stand_in
+from converter.files import READING, read_at, stand_in
 from converter.formats import LENGTH, recognised
 
 _BLOCK = 1 << 16
@@ -64,7 +64,7 @@ class Window:
 
 def _read_into(path: Path, descriptor: int, buffer: memoryview, offset: int) -> None:
     while len(buffer):
-        count = os.preadv(descriptor, [buffer], offset)
+        count = read_at(descriptor, buffer, offset)
         if not count:
             raise WeightsError(f"{path}: the file became shorter while it was read.")
         buffer, offset = buffer[count:], offset + count
@@ -77,7 +77,7 @@ def open_source(path: Path) -> Source:
         WeightsError: missing, empty, or a web page, an archive, a Git LFS pointer, another framework's file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
+        descriptor = os.open(path, READING)  # a pipe must not wait for its writer
     except OSError as problem:
         raise WeightsError(f"{path}: cannot be read ({problem.strerror or problem}).") from problem
     except ValueError as problem:
@@ -85,7 +85,8 @@ def open_source(path: Path) -> Source:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise WeightsError(f"{path}: not a regular file, so no weight file.")
-        head = os.pread(descriptor, LENGTH, 0)
+        start = bytearray(LENGTH)
+        head = bytes(start[: read_at(descriptor, memoryview(start), 0)])
         if not head:
             raise WeightsError(f"{path}: the file is empty; the download may have failed.")
         if not os.fstat(descriptor).st_size:

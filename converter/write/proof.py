@@ -136,7 +136,8 @@ def _read(path: Path, runs: Runs, names: Sequence[str], shown_path: Path) -> tup
     """What another process makes of the inputs, and what it read the file with."""
     with tempfile.TemporaryDirectory(prefix="convert-caffe-") as folder:
         _put(Path(folder), runs, path.suffix)
-        threads = str(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = str(min(torch.get_num_threads(), allowed))
         arguments = [str(path.absolute()), folder, json.dumps([*sys.path, ""]), threads]
         done = subprocess.run([sys.executable, "-I", "-c", _START + _READERS[path.suffix], *arguments], capture_output=True, cwd=folder)
         if done.returncode:

@@ -15,7 +15,6 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from converter.errors import ConversionError
 from converter.write.rounding import Rounding
 from converter.write.safetensors import Progress
 from converter.write.values import Entry, Held, Planned
@@ -87,15 +86,14 @@ def _put(out: IO[bytes], entry: Entry, size: int, progress: Progress | None) -> 
     return total
 
 
-def _pieces(entry: Entry) -> Iterator[bytes | memoryview]:
+def _pieces(entry: Entry) -> Iterator[bytearray | memoryview]:
     if isinstance(entry, Tensor):
         yield entry.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
         return
     source, offset, count = entry
     while count:
-        piece = os.pread(source.descriptor, min(count, _PIECE), offset)
-        if not piece:
-            raise ConversionError(f"{source.path}: the file became shorter while it was read.")
+        piece = bytearray(min(count, _PIECE))
+        source.read_into(memoryview(piece), offset)
         yield piece
         offset, count = offset + len(piece), count - len(piece)
 

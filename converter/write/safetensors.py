@@ -65,7 +65,7 @@ def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Pr
     out = file.fileno()
     while count:
         piece = min(count, _CHUNK)
-        done = _move(source.descriptor, out, offset, piece)
+        done = _move(source, out, offset, piece)
         if not done:
             raise ConversionError(f"{source.path}: the file became shorter while it was read.")
         offset, count = offset + done, count - done
@@ -74,11 +74,13 @@ def _copy(source: Source, offset: int, count: int, file: IO[bytes], progress: Pr
     file.seek(0, os.SEEK_END)
 
 
-def _move(source: int, out: int, offset: int, count: int) -> int:
+def _move(source: Source, out: int, offset: int, count: int) -> int:
     """Moves up to `count` bytes from `offset` on, and says how many."""
     if not hasattr(os, "copy_file_range"):  # Linux has it; elsewhere sendfile writes to sockets only
-        return os.write(out, os.pread(source, count, offset))
+        piece = bytearray(count)
+        source.read_into(memoryview(piece), offset)
+        return os.write(out, piece)
     try:
-        return os.copy_file_range(source, out, count, offset)
+        return os.copy_file_range(source.descriptor, out, count, offset)
     except OSError:  # across file systems, or on one that cannot
-        return os.sendfile(out, source, offset, count)
+        return os.sendfile(out, source.descriptor, offset, count)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from zoo.disk import is_alive, opened
 from zoo.errors import PictureError
 
 MEMORY = Path("/dev/shm")
@@ -33,10 +33,7 @@ class Keep:
         if not found.is_absolute() or found.parent.resolve() != found.parent or not found.is_relative_to(self.path):
             raise PictureError("not an upload of this page")
         try:
-            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:  # noqa: PTH123
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise PictureError("not an upload of this page")
+            with opened(found, follow=False) as file:
                 body = file.read(most + 1)
         except OSError as error:
             raise PictureError("the upload is gone; send it again") from error
@@ -86,7 +83,7 @@ def keeping(base: Path | None = None) -> Iterator[Keep]:
     for left in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
             number = int(left.name.removeprefix(PREFIX).partition("-")[0])
-            if left.lstat().st_uid == os.getuid() and not _alive(number):
+            if not is_alive(number) and left.lstat().st_uid == os.getuid():
                 shutil.rmtree(left, ignore_errors=True)
     path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
     keep = Keep(path)
@@ -98,13 +95,3 @@ def keeping(base: Path | None = None) -> Iterator[Keep]:
         keep.ended.set()
         sweeper.join()
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -84,6 +84,15 @@ def test_a_prototxt_alone_gives_the_layer_table_with_totals() -> None:
     assert facts["layers"][-1]["tops"] == {"out": list(net(torch.zeros(net.input_shapes["data"])).shape)}
 
 
+def test_the_layer_table_counts_parameters_as_torch_does_so_no_statistics_of_batchnorm() -> None:
+    prototxt = Path(__file__).parents[2] / "zoo" / "embedded" / "fer_mini.prototxt"
+    from converter.conversion import prepare
+    from converter.table import net_rows
+
+    rows = net_rows(prepare(prototxt, None)[0])
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in convert(prototxt).parameters())
+
+
 def test_multiply_adds_are_those_of_the_definition(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text("""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import stat
@@ -12,8 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from converter.files import NO_FOLLOW, READING
 from zoo.disk import refuse_link, writing
 from zoo.errors import CacheError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 3600.0  # seconds to wait for another process's download before starting one's own
 PAUSE = 0.1
@@ -42,18 +47,21 @@ def _opened(path: Path) -> int:
     refuse_link(path)
     if path.exists() and not path.is_file():
         raise CacheError(f"{path} is no regular file: remove it")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, READING | os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a second name may be that of somebody's private file
         os.close(handle)
         raise CacheError(f"{path} is no regular file, or has a second name elsewhere: remove it")
-    if status.st_mode & 0o666 != 0o666:
+    if status.st_mode & 0o666 != 0o666 and hasattr(os, "fchmod"):
         with contextlib.suppress(OSError):
             os.fchmod(handle, 0o666)
     return handle
 
 
 def _wait(handle: int, place: Path) -> None:
+    if fcntl is None:
+        log.info("%s: this system has no such locks: going on without", place)
+        return
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -28,7 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from zoo.disk import BLOCK, opened, read_record, write_json, writing
+from converter.files import NO_FOLLOW, READING
+from zoo.disk import BLOCK, is_alive, opened, read_record, write_json, writing
 
 ABANDONED = 900.0  # a part that nobody has written to for so long has no owner; a live one gives up far earlier
 MOST_VALIDATOR = 1024  # characters of an ETag or a date
@@ -114,7 +115,7 @@ def claim(place: Path, name: str, url: str) -> Iterator[Part]:
 
 
 def _created(path: Path, free: Path) -> Part:
-    return Part(path, free, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    return Part(path, free, os.open(path, READING | os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
 
 
 def _take_over(orphan: Path, part: Part, claimed: Path) -> bool:
@@ -211,11 +212,4 @@ def _is_dead(path: Path) -> bool:
     owner = re.fullmatch(r"(?:(.+)~)?([0-9]{1,9})[~-][0-9a-f]+", path.stem.rsplit(".", 1)[-1])
     if owner is None or owner[1] not in (None, _host()):
         return False
-    pid = owner[2]
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return not is_alive(int(owner[2]))
