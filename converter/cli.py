@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from converter import __version__
-from converter.errors import ConversionError, printable
+from converter.errors import ConversionError, counted, printable
 from converter.extras import missing, require
 from converter.files import SUFFIXES, head
 from converter.terminal import Parser, notes, say
@@ -277,7 +277,6 @@ def _report(
 ) -> None:
     from converter.read.weights import open_weights
     from converter.report.page import Verified, write_report
-    from converter.table import counted
 
     found = None if weights is None else open_weights(weights)
     graph, plan = _prepared(options, prototxt, found, shapes)
@@ -373,7 +372,6 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         )
         if output.suffix == ".py" and weights is None and not options.random_weights:
             checked = "the structure; load() reads the weights from a state dict, as -o net.safetensors writes one"
-        from converter.table import counted
 
         say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
         for line in [*graph.changes, *([] if rounding is None else [rounding.summary()]), *written.lines]:

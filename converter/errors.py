@@ -52,6 +52,11 @@ def printable(text: object, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: 1 layer, 2 layers."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def some(items: list[str], limit: int = 12) -> str:
     """Join the first items; say how many more there are."""
     more = f" … and {len(items) - limit} more" if len(items) > limit else ""

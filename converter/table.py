@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import printable
+from converter.errors import counted, printable
 from converter.read.caffemodel import Weights
 
 if TYPE_CHECKING:
@@ -134,8 +134,3 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
         text.append("  ".join(padded).rstrip())
     rule = "-" * max(map(len, text))
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things: 1 layer, 2 layers."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

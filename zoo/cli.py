@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from converter import __version__
 from zoo import disk
 from zoo.cards import registry
 from zoo.cards.record import Card
-from zoo.errors import CacheError, PictureError, ZooError
+from zoo.errors import CacheError, PictureError, ZooError, counted
 from zoo.files import copies, parts, store
 from zoo.files.fetch import clean, fetch, verify
 from zoo.foreign.adding import add
@@ -32,7 +34,10 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 usage (argparse's), 130 for Ctrl-C, 143 for SIGTERM."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.run is None:
+        parser.exit(2, parser.format_help())
     try:
         with _terminable(), notes():
             value, text, status = options.run(options)
@@ -77,11 +82,24 @@ def _terminable() -> Iterator[None]:
 
 
 Answer = tuple[Any, str, int]  # for programs, for people, exit status
+LEGEND = {
+    "no checksum": "no checksum: none has been published; fetch takes --allow-unverified, and pins what comes",
+    "bring your own": "bring your own: the authors' link is dead; caffe-zoo add NAME FILE takes a file that you have",
+}
+LIST_NEXT = "caffe-zoo info NAME tells everything about a model; caffe-zoo fetch NAME downloads it."
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the text goes to a file or a program, which gets it whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _list(options: argparse.Namespace) -> Answer:
     rows = [{"name": card.name, "task": card.task, "state": _state(card), "licence": card.terms.licence} for card in registry.CARDS]
-    return rows, _table(["name", "task", "state", "licence"], rows), 0
+    text = _table(["name", "task", "state", "licence"], rows, _width())
+    if _width() is not None:
+        text = "\n".join([text, "", *(LEGEND[state] for state in LEGEND if any(row["state"] == state for row in rows)), LIST_NEXT])
+    return rows, text, 0
 
 
 def _info(options: argparse.Namespace) -> Answer:
@@ -101,11 +119,11 @@ def _info(options: argparse.Namespace) -> Answer:
         "citation": card.citation,
         "training": card.training,
         "notes": card.notes,
-        "limits": f"\n{' ' * 17}".join(card.limits),
+        "limits": "\n".join(card.limits),
         "state": _state(card),
         "weights": card.origin,
     }
-    lines += [f"  {key + ':':15}{text}" for key, text in facts.items() if text]
+    lines += [line for key, text in facts.items() if text for line in _paragraph(f"{key + ':':15}", text)]
     for file in card.files:
         lines += ["", f"  {file.name}, {'size unknown' if file.size is None else f'{file.size:,} bytes'}"]
         lines += [f"    from {mirror.url}" for mirror in file.mirrors]
@@ -197,7 +215,8 @@ def _embed(options: argparse.Namespace) -> Answer:
         found = embed_pictures(model, paths, batch=options.batch, seen=lambda: bar.update(1))
     save_npz(found, options.output)
     count, width = found.vectors.shape
-    text = [f"{options.output}: {count - len(found.failures)} embeddings of {width} numbers, from {count} pictures"]
+    made = counted(count - len(found.failures), "embedding")
+    text = [f"{options.output}: {made} of {width} numbers, from {counted(count, 'picture')}"]
     text += [f"  no embedding: {path}: {reason}" for path, reason in found.failures]
     value = {"path": str(options.output), "embeddings": count - len(found.failures), "size": width, "failures": dict(found.failures)}
     return value, "\n".join(text), int(bool(found.failures))
@@ -235,7 +254,7 @@ def _where(options: argparse.Namespace) -> Answer:
 
 def _clean(options: argparse.Namespace) -> Answer:
     gone = clean(options.name, everything=options.all)
-    return [str(path) for path in gone], "\n".join([*map(str, gone), f"{len(gone)} files removed"]), 0
+    return [str(path) for path in gone], "\n".join([*map(str, gone), f"{counted(len(gone), 'file')} removed"]), 0
 
 
 def _state(card: Card) -> str:
@@ -284,11 +303,25 @@ def _paths(files: dict[str, Path]) -> Answer:
     return {name: str(path) for name, path in files.items()}, "\n".join(map(str, files.values())), 0
 
 
-def _table(columns: list[str], rows: Sequence[Mapping[str, object]]) -> str:
-    """Left-aligned columns; the last one as long as it is."""
+def _paragraph(key: str, text: str) -> Iterator[str]:
+    """Lines of a fact, wrapped to the terminal and indented behind its key; whole where nobody looks."""
+    width, indent = _width(), " " * (len(key) + 2)
+    for number, part in enumerate(text.split("\n")):
+        start = f"  {key}" if number == 0 else indent
+        if width is None:
+            yield start + part
+        else:
+            options = {"initial_indent": start, "subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+            yield from textwrap.wrap(part, max(width, 60), **options)
+
+
+def _table(columns: list[str], rows: Sequence[Mapping[str, object]], width: int | None = None) -> str:
+    """Left-aligned columns; the last one as long as it is, or cut off where the terminal's `width` ends."""
     widths = [max(len(column), *(len(str(row[column])) for row in rows)) for column in columns[:-1]]
     lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
-    return "\n".join("  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines)
+    text = ["  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines]
+    least = sum(widths) + 2 * len(widths) + 12  # a narrower terminal wraps
+    return "\n".join(line if width is None or len(line) <= max(width, least) else f"{line[: max(width, least) - 1]}…" for line in text)
 
 
 def _npz(text: str) -> Path:
@@ -315,7 +348,10 @@ def _parser() -> Parser:
         epilog="The cache is $CAFFEZOO_HOME, or the user's cache directory. CAFFEZOO_OFFLINE=1 switches the network off.",
     )
     parser.add_argument("--version", action="version", version=f"caffezoo {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="command")
+
+    named = "a model of the zoo, as caffe-zoo list names it"
 
     def command(name: str, run: object, help: str, *parents: Parser) -> Parser:
         added = commands.add_parser(name, help=help, description=help, parents=[shared, *parents])
@@ -323,15 +359,19 @@ def _parser() -> Parser:
         return added
 
     command("list", _list, "all models, and which are in the cache")
-    command("info", _info, "everything that is known about a model").add_argument("name")
+    command("info", _info, "everything that is known about a model").add_argument("name", help=named)
     fetching = command("fetch", _fetch, "download a model's files into the cache", consent)
-    fetching.add_argument("name")
+    fetching.add_argument("name", help=named)
     fetching.add_argument("--allow-unverified-http", action="store_true", help="... also one that comes over http, unprotected on its way")
-    command("verify", _verify, "check the cached files against the published checksums").add_argument("name")
-    adding = command("add", _add, "copy a file from disk into the cache, after the same checks", consent)
-    adding.add_argument("name")
+    command("verify", _verify, "check the cached files against the published checksums").add_argument("name", help=named)
+    adding = command("add", _add, "bring in a file that you have, after the same checks as fetch", consent)
+    adding.add_argument("name", help=named)
     adding.add_argument("path", help="the authors' archive, one of the model's files, or a copy converted to PyTorch or Keras")
-    adding.add_argument("--channels", choices=("RGB", "BGR"), help="of such a copy: how its first layer takes the image, if not as known")
+    adding.add_argument(
+        "--channels",
+        choices=("RGB", "BGR"),
+        help="of a converted copy: the order in which its first layer takes the image, where it is not the form's usual one",
+    )
     exporting = command("export", _export, "write a model, or the run in a folder, as a Caffe net or for the Hugging Face Hub")
     exporting.add_argument("name", help="a model, or the folder of a finetuning run")
     exporting.add_argument("-o", "--output", type=Path, metavar="NET.caffemodel", help="the weights of a Caffe net")
@@ -348,11 +388,11 @@ def _parser() -> Parser:
     embedding.add_argument("--batch", type=_positive, default=32, metavar="N", help="pictures that the net sees at once (default 32)")
     comparing = command("compare", _compare, f"how alike a model finds two faces; {crops}")
     comparing.add_argument("name", help="a model, or the folder of a finetuning run")
-    comparing.add_argument("a", type=Path)
-    comparing.add_argument("b", type=Path)
-    command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?")
+    comparing.add_argument("a", type=Path, metavar="A", help="a picture")
+    comparing.add_argument("b", type=Path, metavar="B", help="another")
+    command("where", _where, "print the cache's path, or a model's").add_argument("name", nargs="?", help=named)
     cleaning = command("clean", _clean, "remove unfinished downloads and converted weights")
-    cleaning.add_argument("name", nargs="?")
+    cleaning.add_argument("name", nargs="?", help=f"{named}; without it, all of them")
     cleaning.add_argument("--all", action="store_true", help="the authors' files, pins and accepted terms as well")
     return parser
 

@@ -14,6 +14,7 @@ ZooError
 └── SaveError       the model has no Caffe form, or its files cannot be written
 """
 
+from converter.errors import counted as counted
 from converter.errors import printable as printable  # zoo and finetune print strangers' names with it
 
 

@@ -107,6 +107,9 @@ def predict(options: argparse.Namespace) -> int:
     for note in outlet.notes:
         say(f"note: {note}", sys.stderr)
     say(outlet.summary(others, time.monotonic() - begin))
+    made = [str(path) for path in (options.output, options.annotate) if path is not None and path.exists()]
+    if made:
+        say(f"written: {', '.join(made)}")
     if stopped and options.camera is None:
         raise KeyboardInterrupt  # what was seen is written; a camera ends no other way
     return outlet.counts["unreadable"]

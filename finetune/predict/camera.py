@@ -56,7 +56,9 @@ def open_capture(number: int) -> Any:
         import cv2
     except ImportError as error:
         raise FinetuneError(f"a camera is read by OpenCV, which cannot be imported ({error}): {to_install('predict')}") from None
+    level = cv2.setLogLevel(0)  # what it would print of a camera that is not there is said below
     capture = cv2.VideoCapture(number)
+    cv2.setLogLevel(level)
     if not capture.isOpened():
         raise FinetuneError(f"there is no camera {number}, or another program has it; --camera takes 0 for the first one, 1 for the next")
     return capture

@@ -20,6 +20,7 @@ from zoo.cards.record import Card, Crop, LocalCard
 from zoo.disk import digests
 from zoo.files import store
 from zoo.files.hub import is_hub
+from zoo.models.device import check_device
 from zoo.models.runs import is_run
 
 if TYPE_CHECKING:
@@ -68,23 +69,50 @@ def _outputs(net: Any, inputs: Tensor) -> Tensor:
     return result
 
 
-def load_model(name: str, device: str, margin: float | None = None) -> FaceModel:
-    """A model of the zoo that is in the cache, or a run's folder; `margin` goes over the card's. Nothing is fetched.
+def check_name(name: str) -> None:
+    """Raises FinetuneError and UnknownModel for a name that no model with labels has here, before torch is imported."""
+    if Path(name).is_file():
+        raise FinetuneError(f"{name} is a file, where the name of a model or the folder of a run stands: fer_mini {name}")
+    if is_run(name):
+        if not is_hub(name) and not Path(name).is_dir():
+            raise FinetuneError(f"there is no folder {name}, and no model of this name; caffe-zoo list names the models")
+        return
+    card = registry.card_of(name)
+    if not card.labels and not card.labels_file:
+        raise FinetuneError(_no_labels(name))
+    if not is_fetched(name):
+        raise FinetuneError(f"{name} is not in the cache; bring it once with: caffe-zoo fetch {name}")
 
-    Raises FinetuneError where the model has no labels, reads clips, or is not here; and what zoo.load raises.
-    """
+
+def _no_labels(name: str) -> str:
+    known = [each.name for each in registry.CARDS if each.labels or each.labels_file]
+    return f"{name} has no labels, so there is nothing to say of a face; models that have: {', '.join(known)}, and runs"
+
+
+def _device(wanted: str | None) -> str:
     import torch
 
-    if not is_run(name) and not is_fetched(name):
-        raise FinetuneError(f"{name} is not in the cache; bring it once with: caffe-zoo fetch {name}")
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(wanted)
+    return wanted
+
+
+def load_model(name: str, device: str | None, margin: float | None = None) -> FaceModel:
+    """A model of the zoo that is in the cache, or a run's folder; `margin` goes over the card's. Nothing is fetched.
+
+    `device` None is a GPU where there is one. Raises FinetuneError where the model has no labels, reads clips, or is not here; and
+    what zoo.load raises.
+    """
+    check_name(name)
+    import torch
+
+    device = _device(device)
     net: Any = zoo.load(Path(name) if is_run(name) and not is_hub(name) else name, device=device)
     card: Card | LocalCard = net.card
     labels = tuple(net.labels)
     if not labels:
-        known = [each.name for each in registry.CARDS if each.labels or each.labels_file]
-        raise FinetuneError(
-            f"{card.name} has no labels, so there is nothing to say of a face; models that have: {', '.join(known)}, and runs"
-        )
+        raise FinetuneError(_no_labels(card.name))
     if card.preprocess is None or card.preprocess.size is None:
         raise FinetuneError(f"{card.name}: its card states no size of its input, which a crop is brought to")
     resize = card.preprocess.resize

@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zoo.models.device import check_device
-
 if TYPE_CHECKING:
     from finetune.predict.detect import Detector
     from finetune.predict.model import FaceModel
@@ -40,12 +38,11 @@ def model_and_detector(options: argparse.Namespace) -> tuple[FaceModel, Detector
     from finetune.predict.detect import Name, detector
     from finetune.predict.model import load_model
 
-    device = device_of(options.device)
-    model = load_model(options.model, device, options.margin)
+    model = load_model(options.model, options.device, options.margin)
     names: dict[str | None, Name | None] = {
         "mtcnn": "mtcnn", "opencv": "opencv_cascade", "none": "none", None: None if model.faces else "none",
     }  # fmt: skip
-    search = detector(names[options.detector], device, min_face=options.min_face, min_score=options.min_score, longest=LONGEST)
+    search = detector(names[options.detector], model.device, min_face=options.min_face, min_score=options.min_score, longest=LONGEST)
     return model, search
 
 
@@ -59,15 +56,6 @@ def detector_words(name: str, align: bool) -> str:
     if align and name == "opencv_cascade":
         words += "; the net was trained with aligned faces, and the cascade sees no eyes: they are taken to be where they are on average"
     return words
-
-
-def device_of(wanted: str | None) -> str:
-    import torch
-
-    if wanted is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(wanted)
-    return wanted
 
 
 def from_one(text: str) -> int:

@@ -17,7 +17,7 @@ from finetune.predict.pipeline import Answer
 from finetune.predict.rows import Row, Sink, Table
 from finetune.predict.sources import End, Source
 from finetune.predict.timeline import Recent, Timeline, clock
-from zoo.errors import printable
+from zoo.errors import counted, printable
 
 STRIP = 0.12  # of a frame's height: the last seconds below it
 LOSSY = frozenset({".jpg", ".jpeg"})
@@ -101,17 +101,15 @@ class Outlet:
     def summary(self, others: int, seconds: float) -> str:
         """The counts, for people."""
         counts = self.counts
-        parts = [f"{counts[name]} {name}" for name in ("with faces", "without a face", "unreadable") if counts[name]]
+        one = "with a face" if counts["with faces"] == counts["faces"] == 1 else "with faces"
+        words = {"with faces": one, "without a face": "without a face", "unreadable": "unreadable"}
+        parts = [f"{counts[name]} {said}" for name, said in words.items() if counts[name]]
         parts += [f"{counts['whole']} read as a whole"] if counts["whole"] else []
         frames = f" in {counts['looks']:,} pictures and frames" if counts["looks"] != counts["files"] else ""
-        found = [] if counts["whole"] == counts["files"] else [f"{_count(counts['faces'], 'face')}{frames}"]
-        left = [f"{_count(others, 'other file')} left out"] if others else []
-        files = f"{_count(counts['files'], 'file')}: {', '.join(parts) or 'nothing'}"
+        found = [] if counts["whole"] == counts["files"] else [f"{counted(counts['faces'], 'face')}{frames}"]
+        left = [f"{counted(others, 'other file')} left out"] if others else []
+        files = f"{counted(counts['files'], 'file')}: {', '.join(parts) or 'nothing'}"
         return "; ".join([files, *found, *left, f"{seconds:.1f} s"])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:

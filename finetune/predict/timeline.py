@@ -108,7 +108,8 @@ class Timeline:
         for tick in range(int(span / step) + 1):
             x = SIDE + tick * step / span * BINS
             pen.line((x, lower - 6, x, lower), fill=DARK)
-            pen.text((x, lower + 3), clock(tick * step), font=small, fill=DARK, anchor="lt" if tick == 0 else "mt")
+            words = f"{tick * step:.1f} s" if step < 1 else clock(tick * step)
+            pen.text((x, lower + 3), words, font=small, fill=DARK, anchor="lt" if tick == 0 else "mt")
         x = float(SIDE)
         for label, colour in zip(self.labels, known, strict=True):
             pen.rectangle((x, lower + 34, x + 14, lower + 48), fill=colour)

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     command = Parser(
         prog="python -m finetune.serve",
         description="A page on this machine: drop a picture or use the camera, and see the faces and what a net reads in each.",
-        epilog="Needs the extras serve and predict; fetches nothing, keeps no picture, asks no other machine.",
+        epilog="Needs the extra serve; fetches nothing, keeps no picture, asks no other machine.",
     )
     add = command.add_argument
     add("model", metavar="MODEL_OR_RUN", help="a model of the zoo that has labels, or the folder of a run")

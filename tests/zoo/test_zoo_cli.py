@@ -49,6 +49,21 @@ def test_list_shows_every_model_and_what_is_cached(small: str, capsys: pytest.Ca
     assert states["resnet101"] == "bring your own"
 
 
+def test_on_a_terminal_long_lines_are_cut_or_wrapped_and_words_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert max(map(len, listed.splitlines())) == 100
+    assert "…" in listed and "--allow-unverified" in listed and "caffe-zoo info NAME" in listed
+    assert main(["info", "fer_mini"]) == 0
+    told = capsys.readouterr().out.split("\n\n")[1]
+    assert max(map(len, told.splitlines())) <= 100
+    assert " ".join(told.split()).count("whether that bears on a use is for its user to judge") == 1
+
+
 def test_info_shows_the_facts_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "vgg_face"]) == 0
     text = capsys.readouterr().out

@@ -29,5 +29,5 @@ def card_of(name: str) -> Card:
         if card.name == name:
             return card
     near = difflib.get_close_matches(name.lower().replace("-", "_"), list_models(), n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "zoo.list_models() names them all."
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "zoo.list_models() and caffe-zoo list name them all."
     raise UnknownModel(f"the zoo has no model {name!r}. {hint}")

@@ -42,7 +42,7 @@ MOST_DEPTH = 4
 
 def is_run(name: str | os.PathLike[str]) -> bool:
     """Whether zoo.load means a folder: a path, or a name that no model has and that a folder of a run has."""
-    if not isinstance(name, str) or os.sep in name:
+    if not isinstance(name, str) or "/" in name or os.sep in name:
         return True
     if not name or "\0" in name or name in registry.list_models():
         return False
@@ -94,7 +94,7 @@ def _facts(folder: Path) -> dict[str, object]:
     path = card_file(folder)
     try:
         if not folder.is_dir():
-            raise LoadError(f"there is no folder {str(folder)!r}; a model by name: zoo.list_models()")
+            raise LoadError(f"there is no folder {str(folder)!r}; models by name: zoo.list_models(), caffe-zoo list")
         config = folder / "config.json"
         if not path.is_file() and config.is_file() and config.stat().st_size > MOST_BYTES:
             raise LoadError(f"{config}: {config.stat().st_size:,} bytes; a folder's description has at most {MOST_BYTES:,}")

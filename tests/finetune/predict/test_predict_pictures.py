@@ -84,7 +84,14 @@ def test_a_mixed_folder_gives_a_row_a_face_and_a_row_where_there_is_none(
     assert np.allclose([float(rows[3][name]) for name in COLUMNS[-3:]], probabilities(GREEN), atol=1e-4)
     printed, noted = capsys.readouterr()
     assert "4 files: 2 with faces, 1 without a face, 1 unreadable; 3 faces; 1 other file left out" in printed
+    assert printed.endswith(f"written: {out}\n")
     assert noted.count("not feelings") == 1
+
+
+def test_one_picture_with_one_face_is_counted_in_the_singular(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture((5, 6, 40, BLUE))).save(tmp_path / "one.png")
+    assert main([run, str(tmp_path / "one.png")]) == 0
+    assert "1 file: 1 with a face; 1 face; " in capsys.readouterr().out
 
 
 def test_json_says_what_made_the_rows(run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,8 +247,9 @@ def test_a_wrong_command_is_answered_with_status_two(words: list[str], answer: s
 MISSING = {
     "not fetched": ("age_net", "caffe-zoo fetch age_net"),
     "misspelt": ("age_nett", "age_net"),
-    "without labels": ("mobilefacenet", "fetch mobilefacenet"),
-    "no run": ("./nowhere", "no folder"),
+    "without labels": ("mobilefacenet", "mobilefacenet has no labels"),
+    "no run": ("./nowhere", "no folder ./nowhere, and no model of this name; caffe-zoo list"),
+    "forgotten": ("b.png", "b.png is a file, where the name of a model or the folder of a run stands: fer_mini b.png"),
 }
 
 
@@ -251,6 +259,7 @@ def test_a_model_that_is_not_here_is_named_and_not_fetched(
 ) -> None:
     monkeypatch.setenv("CAFFEZOO_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.png").touch()
     assert main([model, "a.png"]) == 1
     assert answer in capsys.readouterr().err
 
