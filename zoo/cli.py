@@ -167,8 +167,11 @@ def _verify(options: argparse.Namespace) -> Answer:
     rows = [dataclasses.asdict(finding) for finding in findings]
     stands_in = copies.COPY.name in {each.file for each in findings if each.state == "pinned"}
     needed = set() if stands_in else needed
-    bad = any(each.state == "wrong" or (each.state == "missing" and each.file in needed) for each in findings)
-    return rows, _table(["file", "state", "detail"], rows), int(bad)
+    lacking = any(each.state == "missing" and each.file in needed for each in findings)
+    text = _table(["file", "state", "detail"], rows)
+    if lacking:
+        text += f"\ncaffe-zoo fetch {options.name} brings what is missing"
+    return rows, text, int(lacking or any(each.state == "wrong" for each in findings))
 
 
 def _export(options: argparse.Namespace) -> Answer:
@@ -311,8 +314,9 @@ def _paragraph(key: str, text: str) -> Iterator[str]:
         if width is None:
             yield start + part
         else:
-            options = {"initial_indent": start, "subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
-            yield from textwrap.wrap(part, max(width, 60), **options)
+            yield from textwrap.wrap(
+                part, max(width, 60), initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
 
 
 def _table(columns: list[str], rows: Sequence[Mapping[str, object]], width: int | None = None) -> str:

@@ -185,8 +185,8 @@ def lines(comparison: Comparison) -> Iterator[str]:
     yield f"distance          {comparison.distance:.4f} (0 to 2, between vectors of length 1)"
     threshold = comparison.threshold
     if threshold is None:
-        yield "no verdict: nobody has measured for this model which value tells the same person from another"
-        return
-    verdict = "at or above it: the same person" if comparison.same else "below it: different people"
-    yield f"threshold         {threshold.cosine:.4f}; {verdict}, as far as this model can tell"
-    yield f"  {threshold.source}"
+        yield "verdict           none: nobody has measured for this model which value tells the same person from another"
+    else:
+        yield f"threshold         {threshold.cosine:.4f} ({threshold.source})"
+        yield f"verdict           {'the same person' if comparison.same else 'different people'}, as far as this model can tell"
+    yield "Both pictures were taken for faces that are cut out already: compare looks for none, and means nothing for whole photographs."

@@ -91,7 +91,7 @@ def compare(prototxt: Path, state: Path, card: Card) -> tuple[str, int, float]:
 
 
 def read_face(picture: Path) -> tuple[Path, str]:
-    """The annotated picture, written beside it, and what the net reads in it, for people."""
+    """The annotated picture, written beside it as the face itself is, and what the net reads in it, for people."""
     from PIL import Image
 
     from finetune.predict.detect import detector
@@ -107,6 +107,10 @@ def read_face(picture: Path) -> tuple[Path, str]:
     answer = next(each for each in answers(items, model, search, batch=1, smooth=0, keep_images=True) if isinstance(each, Answer))
     if answer.look.image is None or answer.rows[0].probabilities is None:
         raise FinetuneError(f"no face found in {picture} ({answer.look.problem or search.name}); please report it")
+    whole = Image.fromarray(answer.look.image)
+    assert answer.rows[0].box is not None
+    x, y, width, height = (round(each) for each in answer.rows[0].box)
+    whole.crop((x, y, x + width, y + height)).save(picture.with_name("face.jpg"), quality=92)
     path = picture.with_name(f"{picture.stem}_annotated.jpg")
     Image.fromarray(annotated(answer.look.image, marks(answer.rows), model.labels)).save(path, quality=92)
     return path, _words(answer.rows[0], model.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ class Newest:
 def open_capture(number: int) -> Any:
     """OpenCV's capture of a camera of this machine. Raises FinetuneError where there is none."""
     try:
-        import cv2
+        cv2: Any = importlib.import_module("cv2")  # its stubs lack setLogLevel
     except ImportError as error:
         raise FinetuneError(f"a camera is read by OpenCV, which cannot be imported ({error}): {to_install('predict')}") from None
     level = cv2.setLogLevel(0)  # what it would print of a camera that is not there is said below

@@ -120,7 +120,7 @@ def test_similarities_are_those_of_the_vectors(run: Path, faces: Path, monkeypat
 def test_a_verdict_needs_a_threshold_that_somebody_measured(run: Path, faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(run), str(faces / "a.png"), str(faces / "b.png")]) == 0
     printed = capsys.readouterr().out
-    assert "no verdict" in printed and "%" not in printed
+    assert "verdict           none: " in printed and "cut out already" in printed and "%" not in printed
     for cosine, words, verdict in ((0.7, "the same person", True), (0.2, "different people", False)):
         comparison = embedding.Comparison(cosine, 1.0, Threshold(0.5, "drawn pairs"))
         printed = "\n".join(embedding.lines(comparison))

@@ -223,7 +223,7 @@ def _open(client: requests.Session, line: Line, job: Job, headers: dict[str, str
     except (ValueError, requests.exceptions.SSLError) as error:
         raise MirrorFailed(_told(error)) from error
     except (requests.RequestException, HTTPError, TimeoutError, OSError) as error:
-        raise _Again(f"no answer: {_told(error)}") from error
+        raise _Again(f"no answer: {_told(_cause(error))}") from error
 
 
 def _follow(client: requests.Session, job: Job, url: str, headers: dict[str, str]) -> requests.Response:
@@ -253,6 +253,12 @@ def _text(response: requests.Response) -> str:
         with contextlib.suppress(zlib.error):
             page = zlib.decompressobj(31).decompress(page, disk.BLOCK)
     return page[: disk.BLOCK].decode("utf-8", "replace")
+
+
+def _cause(error: Exception) -> str:
+    """What urllib3 says happened, without the addresses that requests repeats around it."""
+    inner = error.args[0] if error.args else error
+    return re.sub(r"^\w+\(host='[^']*', port=\d+\): ", "", str(getattr(inner, "reason", None) or error))
 
 
 def _told(text: object) -> str:

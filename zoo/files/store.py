@@ -192,7 +192,7 @@ def accept_terms(card: Card, accepted: bool) -> None:
         raise TermsNotAccepted(
             f"{card.title} comes under these terms: {text}\n  (stated by: {card.terms.source})\n"
             f"If you agree, say so once: zoo.load({card.name!r}, accept_terms=True)"
-            f" or caffe-zoo fetch {card.name} --accept-terms"
+            f" or caffe-zoo fetch {card.name} --accept-terms (add and export take it, too)"
         )
     with suppress(CacheError), writing(record.parent):  # in a read-only cache the agreement holds for this call
         record.parent.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,12 @@ REFUSED = {
 }
 
 
+def test_where_nobody_listens_the_reason_is_told_without_the_address_a_second_time(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"no answer: Failed to establish a new connection: .*[Rr]efused") as failure:
+        get(tmp_path / "alone", "http://127.0.0.1:9/net", limits=QUICK)
+    assert str(failure.value).count("127.0.0.1") == 1
+
+
 @pytest.mark.parametrize(("fault", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_mirror_is_given_up_and_the_next_one_asked_for(fault: bad.Fault, reason: str, server: Server, tmp_path: Path) -> None:
     limits = HASTY if fault in SLOW else QUICK
