@@ -1,4 +1,4 @@
-"""SSD's detections."""
+"""SSD's detections, and Faster R-CNN's of the same kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from converter.layers.module import CaffeModule
+from converter.layers.module import CaffeModule, kept_boxes
 from converter.layers.registry import Fields, layer
 
 _FILES = dict.fromkeys(("save_output_param", "save_file", "visualize_threshold"), "writes or draws detections; the top is the same")
@@ -187,3 +187,60 @@ def _first_stage(p: Fields, location: Tensor, confidence: Tensor, prior: Tensor,
     if any(x.numel() != n * priors * size for x, size in zip(more, (2, 4), strict=False)):
         raise ValueError(f"the first stage's bottoms are not scores (N, {priors * 2}) and locations (N, {priors * 4})")
     return True
+
+
+class FasterRcnnDetections(CaffeModule):
+    """Faster R-CNN's detections: moves (R, 4 C), scores (R, C), rois (R, 5), im_info (1, 3) -> (1, 1, n, 7).
+
+    A row is 0, label, score, xmin, ymin, xmax, ymax in pixels of the image before it was scaled; rows go by label, falling
+    score. Boxes are cut to the image before they are compared, by plain overlaps as SSD's. Without any there is one row: 0 and
+    six times -1. n depends on the values: on meta tensors it is 1. Intel's clCaffe (be3e2ac5): faster_rcnn_detection_output_layer.cpp.
+
+    Args:
+        confidence_threshold: scores must be greater. None: all scores.
+        nms_threshold: overlap above which the lower score is dropped.
+    """
+
+    def __init__(
+        self, num_classes: int, background_label_id: int = 0, confidence_threshold: float | None = None, nms_threshold: float = 0.3
+    ):
+        super().__init__()
+        self.num_classes, self.background_label_id = num_classes, background_label_id
+        self.confidence_threshold, self.nms_threshold = confidence_threshold, nms_threshold
+
+    def forward(self, moves: Tensor, scores: Tensor, rois: Tensor, im_info: Tensor) -> Tensor:
+        if moves.is_meta:
+            return moves.new_empty(1, 1, 1, 7)
+        scores, rois = scores.detach().cpu().reshape(len(scores), -1), rois.detach().cpu().reshape(len(rois), -1)
+        size, center, shift = rois[:, 3:] - rois[:, 1:3] + 1, rois[:, 1:3], moves.detach().cpu().reshape(len(moves), -1, 4)
+        center = shift[..., :2] * size[:, None] + (center + size / 2)[:, None]
+        half = shift[..., 2:].exp() * size[:, None] / 2
+        height, width, scale = im_info.detach().cpu().flatten()[:3]
+        last = torch.stack((width, height)) - 1
+        boxes = torch.minimum(torch.cat((center - half, center + half), -1), torch.cat((last, last))).clamp(min=0)
+        found = [self.of_class(label, scores[:, label], boxes[:, label]) for label in range(self.num_classes)]
+        rows = torch.cat([rows for label, rows in enumerate(found) if label != self.background_label_id])
+        if not len(rows):
+            return moves.new_tensor([0, *[-1] * 6])[None, None, None]
+        return torch.cat((rows[:, :3], rows[:, 3:] / (scale if abs(scale) >= 1e-5 else 1)), 1)[None, None].to(moves.device)
+
+    def of_class(self, label: int, scores: Tensor, boxes: Tensor) -> Tensor:
+        order = scores.sort(descending=True, stable=True).indices
+        if self.confidence_threshold is not None:
+            order = order[scores[order] > self.confidence_threshold]
+        order = order[kept_boxes(boxes[order], lambda box, others: _overlap(box, others) > self.nms_threshold)]
+        head = torch.stack((torch.zeros_like(scores[order]), torch.full_like(scores[order], label), scores[order]), 1)
+        return torch.cat((head, boxes[order]), 1)
+
+
+@layer("FasterRcnnDetectionOutput", "faster_rcnn_detection_output_param", bottoms=(4, 4), origin="Intel's clCaffe")
+def faster_rcnn_detection_output(p: Fields, moves: Tensor, scores: Tensor, rois: Tensor, im_info: Tensor) -> nn.Module:
+    classes, nms = p.num_classes, p.nms_param
+    if classes < 1 or moves.shape[1:].numel() != 4 * classes or scores.shape[1:].numel() != classes or rois.shape[1:].numel() != 5:
+        raise ValueError(f"with num_classes {classes} it takes moves (R, {4 * classes}), scores (R, {classes}) and rois (R, 5)")
+    more = [known.name for known, _ in nms.ListFields() if known.name not in ("nms_threshold", "top_k", "eta")]  # the last two: not read
+    if more or nms.nms_threshold < 0 or im_info.numel() < 3:
+        raise ValueError(f"it takes an nms_threshold of at least 0, none of {more or 'its own fields'} and im_info (1, 3)")
+    return FasterRcnnDetections(
+        classes, p.background_label_id, p.confidence_threshold if p.has("confidence_threshold") else None, nms.nms_threshold
+    )

@@ -315,3 +315,47 @@ def text_proposals(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> 
     if p.tops != 2:
         raise ValueError(f"it makes boxes and scores, two tops, not {p.tops}")
     return TextProposals(_numbers(params, "feat_stride", ())[0])
+
+
+class SimplerNMS(ProposalLayer):
+    """clCaffe's proposals (be3e2ac5's simpler_nms_layer.cpp): as Faster R-CNN's, but sides and the image's size are cut to whole pixels.
+
+    Scores must be positive; of equal ones the later place goes first.
+    """
+
+    def __init__(
+        self, scales: Sequence[float], pre_nms_topn: int = 6000, post_nms_topn: int = 300, nms_thresh: float = 0.7, min_size: int = 16
+    ):
+        super().__init__(16, scales, (0.5, 1, 2), 16, pre_nms_topn, post_nms_topn, nms_thresh, min_size)
+
+    def proposed(self, score: Tensor, delta: Tensor, im_info: Tensor) -> tuple[Tensor, Tensor]:
+        scores, image = _rows(score[:, score.shape[1] // 2 :], 1)[:, 0], im_info.trunc()
+        anchors = torch.tensor(self.anchors(), dtype=delta.dtype)
+        boxes = _clipped(_moved(_placed(anchors, score.shape[2:], self.feat_stride), _rows(delta, 4)), image[:2])
+        large = ((boxes[:, 2:] - boxes[:, :2] + 1).trunc() >= self.min_size * image[2]).all(1)
+        boxes, scores = boxes[large].flip(0), scores[large].flip(0)
+        order = scores.sort(descending=True, stable=True).indices[: self.pre_nms_topn]
+        boxes, scores = boxes[order], scores[order]
+        boxes, scores = boxes[scores > 0], scores[scores > 0]
+        threshold = self.nms_thresh
+        assert threshold is not None
+        kept = kept_boxes(boxes, lambda box, others: _overlap(box, others) > threshold, self.post_nms_topn)
+        return torch.cat((boxes.new_zeros(len(kept), 1), boxes[kept]), 1), scores[kept][:, None]
+
+
+@layer(
+    "SimplerNMS",
+    "simpler_nms_param",
+    bottoms=(3, 3),
+    ignored={"cls_threshold": "the layer does not read it"},
+    origin="Intel's clCaffe",
+    refuses="a feat_stride other than 16, as simpler_nms_layer.cpp does; batches of several images",
+)
+def simpler_nms(p: Fields, score: Tensor, delta: Tensor, im_info: Tensor) -> nn.Module:
+    if p.feat_stride != 16 or not p.scale or min(p.scale) <= 0 or p.tops != 1:
+        raise ValueError(f"it takes a feat_stride of 16 (here {p.feat_stride}), a positive scale and one top")
+    if not 0 < p.post_nms_topn <= p.max_num_proposals or p.pre_nms_topn < 1:
+        raise ValueError(f"post_nms_topn {p.post_nms_topn} is none of 1 to max_num_proposals {p.max_num_proposals}, or pre_nms_topn is 0")
+    if im_info.dim() < 1 or im_info.flatten(1).shape[1] < 3:
+        raise ValueError("it takes im_info (1, 3): height, width, scale")
+    return SimplerNMS(p.scale, p.pre_nms_topn, p.post_nms_topn, p.iou_threshold, p.min_bbox_size)

@@ -1,4 +1,4 @@
-"""YOLO's boxes: YoloDetectionOutput (YOLOv2) of two forks, Yolov3DetectionOutput of one.
+"""YOLO's boxes: YoloDetectionOutput (YOLOv2) of two forks, MobileNet-YOLO and Intel's clCaffe; Yolov3DetectionOutput of one.
 
 They take maps (N, boxes * (5 + C), H, W): for each box of a place x, y, w, h, objectness and C class scores before their
 activations. They give (1, 1, n, 7), boxes as fractions of the image, suppressed across classes and from the threshold on (not
@@ -92,11 +92,25 @@ class YoloV2Detections(CaffeModule):
 
 
 class YoloV2Centers(YoloV2Detections):
-    """As YoloV2Detections, in BVLC Caffe's branch opencl: map (N, boxes * (5 + C), S, S), image -> (1, 1, n, 7).
+    """As YoloV2Detections, in Intel's clCaffe: map (N, boxes * (5 + C), S, S), image -> (1, 1, n, 7).
 
-    Rows are item, label, score, center x, center y, width, height; labels from 0; image by image, and place by place: a box
-    drops the later ones that it overlaps, whatever their scores. Overlaps are those of boxes cut to the image. n may be 0.
+    Rows are item, label, score, center x, center y, width, height; labels from 0; image by image, best first. With `corners`
+    (ssd_format) they are SSD's: labels from 1, xmin, ymin, xmax, ymax. Overlaps are those of boxes cut to the image, the rows'
+    boxes are whole. n may be 0. Facts from the layer's last version (5651c58f: yolo_detection_output_layer.cpp); before July
+    2017 it compared boxes place by place, not best first.
     """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_box: int,
+        biases: Sequence[float],
+        confidence_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+        corners: bool = False,
+    ):
+        super().__init__(num_classes, num_box, biases, confidence_threshold, nms_threshold)
+        self.corners = corners
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
         if x.is_meta:
@@ -106,10 +120,15 @@ class YoloV2Centers(YoloV2Detections):
         found = []
         for item, of_image in enumerate(rows.flatten(1, 3)):
             kept = of_image[of_image[:, 2] >= self.confidence_threshold]
+            kept = kept[kept[:, 2].sort(descending=True, stable=True).indices]
             kept = kept[kept_boxes(_inside(kept[:, 3:]), lambda box, others: _corner_overlap(box, others) >= self.nms_threshold)]
             kept[:, 0] = item
             found.append(kept)
-        return torch.cat(found)[None, None].to(x.device)
+        result = torch.cat(found)
+        if self.corners:
+            center, half = result[:, 3:5], result[:, 5:] / 2
+            result = torch.cat((result[:, :1], result[:, 1:2] + 1, result[:, 2:3], center - half, center + half), 1)
+        return result[None, None].to(x.device)
 
 
 def _inside(boxes: Tensor) -> Tensor:
@@ -134,12 +153,12 @@ _DRAWING = dict.fromkeys(("visualize", "visualize_threshold", "save_file", "labe
     "yolo_detection_output_param",
     bottoms=(1, 2),
     ignored={"side": "the layer takes it from its bottom", **_DRAWING},
-    origin="MobileNet-YOLO, BVLC opencl",
-    refuses="maps that are not square, or not of `side`, which the forks' code reads askew",
+    origin="MobileNet-YOLO, Intel's clCaffe",
+    refuses="maps that are not square, which the forks' code reads askew",
 )
 def yolo_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
     classes, boxes, biases = p.num_classes, p.num_box, p.biases
-    drawn = len(maps) == 2 and maps[1].dim() == 4 and maps[1].shape[1] in (1, 3)  # on an image, which only BVLC's branch takes
+    drawn = len(maps) == 2 and maps[1].dim() == 4 and maps[1].shape[1] in (1, 3)  # on an image, which only clCaffe takes
     _check(p, maps[:1] if drawn else maps, classes, boxes, exact=False)
     if p.coords != 4:
         raise ValueError(f"coords is {p.coords}; the layer computes with 4")
@@ -147,12 +166,11 @@ def yolo_detection_output(p: Fields, *maps: Tensor) -> nn.Module:
         raise ValueError(f"{len(biases)} biases for {boxes} boxes; a width and a height each are needed")
     if any(x.shape[2] != x.shape[3] for x in maps[: 1 if drawn else 2]):
         raise UnsupportedError("its maps are not square, and the fork's code reads such maps with the wrong stride")
-    if drawn and maps[0].shape[2] != p.side:
-        raise UnsupportedError(
-            f"side is {p.side}, and the map has {maps[0].shape[2]} places a side: BVLC's branch opencl then reads other memory"
-        )
-    kind = YoloV2Centers if drawn else YoloV2Detections
-    return kind(classes, boxes, biases, p.confidence_threshold, p.nms_threshold)
+    if drawn:
+        return YoloV2Centers(classes, boxes, biases, p.confidence_threshold, p.nms_threshold, p.ssd_format)
+    if p.ssd_format:
+        raise ValueError("ssd_format is clCaffe's, whose layer takes a map and the image (N, 3, H, W)")
+    return YoloV2Detections(classes, boxes, biases, p.confidence_threshold, p.nms_threshold)
 
 
 def _check(p: Fields, maps: Sequence[Tensor], classes: int, boxes: int, exact: bool) -> None:

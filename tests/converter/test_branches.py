@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from one_layer import close, draw, net_of
 
 from converter import ConversionError
+
+FASTER = "faster_rcnn_detection_output_param"
 
 
 def windows(x: Any, kernel: int, stride: int, pad: int = 0) -> Any:
@@ -81,7 +84,153 @@ def test_ssd_s_first_version_takes_a_max_size_that_is_not_larger_and_cuts_its_bo
         assert got[0, 1].unique().tolist() == [pytest.approx(0.1)]
 
 
+# ---------------------------------------------------------------------------------------------- clCaffe's detectors
+
+
+def test_simpler_nms_gives_the_numbers_of_clcaffe_s_own_test(tmp_path: Path) -> None:
+    """be3e2ac5's test_simpler_nms_layer.cpp: anchors, then places row by row; an image of 600 x 800, scaled by 1.6."""
+    scores = torch.zeros(1, 6, 2, 2)
+    scores[0, 3:] = torch.tensor([[0.9, 0.2, 0.6, 0.01], [0.75, 0.8, 0.11, 0.25], [0.34, 0.113, 0.12, 0.87]]).reshape(3, 2, 2)
+    deltas = [[0.9, 0.01, 0, 0.02], [0.03, -0.02, 0.1, 0.01], [0, 0.08, -0.045, 0.015], [0.0546, 0.001, -0.072, 0.032]]
+    deltas += [[0.02, 0.3, 0.12, 0.022], [0.03, -0.04, 0.01, 0.001], [0.006, 0, 0.045, 0.005], [0.0146, 0.031, 0.072, 0.002]]
+    deltas += [
+        [-0.019, 0.011, 0.04, 2.062],
+        [0.023, -0.012, 0.01, 1.061],
+        [0.056, 0.018, -0.0145, 0.0615],
+        [0.0511, 0.0021, -0.0172, 0.0632],
+    ]
+    layer = 'type: "SimplerNMS" simpler_nms_param { max_num_proposals: 300 post_nms_topn: 160 scale: 8 }'
+    net = net_of(tmp_path, layer, (1, 6, 2, 2), (1, 12, 2, 2), (1, 3))
+    want = [[81.5999908, 0, 265.599976, 61.5736732], [158.66507, 116.994881, 252.246948, 304.477112], [0, 0, 126.400002, 68.8950729]]
+    want += [[0, 0, 74.9451523, 76.78125], [0, 0, 52.8622932, 104.661682], [0, 0, 90.3057861, 94.0579376]]
+    close(net(scores, torch.tensor(deltas).reshape(1, 12, 2, 2), torch.tensor([[600, 800, 1.6]])), [[0, *row] for row in want], atol=1e-4)
+
+
+def test_simpler_nms_cuts_sides_to_whole_pixels_and_takes_the_later_of_equal_scores(tmp_path: Path) -> None:
+    """Two anchors of 16 x 16 at places far apart; the least side is 16 * int(1.9)."""
+    layer = 'type: "SimplerNMS" simpler_nms_param { scale: 1 iou_threshold: 0.1 }'
+    net = net_of(tmp_path, layer, (1, 6, 1, 3), (1, 12, 1, 3), (1, 3))
+    scores, deltas = torch.zeros(1, 6, 1, 3), torch.zeros(1, 12, 1, 3)
+    scores[0, 4] = torch.tensor([[0.5, 0.5, 0]])  # squares; the last has no score
+    deltas[0, 6:8] = -0.01  # sides of 15.8 + 1 whole pixels
+    x = 7.5 + 0.5 + 16 * torch.tensor([1.0, 0.0])
+    half = math.exp(-0.01) * 8
+    want = torch.stack((x - half, torch.full((2,), 8 - half), x + half, torch.full((2,), 8 + half)), 1)
+    close(net(scores, deltas, torch.tensor([[99.9, 99.9, 1.9]]))[:, 1:], want)
+    assert len(net(scores, deltas, torch.tensor([[99.9, 99.9, 2.0]]))) == 0
+
+
+def test_faster_rcnn_gives_the_numbers_of_clcaffe_s_own_test(tmp_path: Path) -> None:
+    """be3e2ac5's test_faster_rcnn_detection_output_layer.cpp, whose scale of 1.6 is an int."""
+    scores = torch.tensor([[0.2, 0.85], [0.1, 0.9], [0.6, 0.4]])
+    rois = torch.tensor([[0, 0, 0, 100, 200], [0, 10, 10, 90, 200], [0, 200, 100, 300, 300]]).float()
+    moves = [[0.9, 0.01, 0, 0.02, 0.03, -0.02, 0.1, 0.01], [-0.019, 0.011, 0.04, 2.062, 0.056, 0.018, -0.0145, 0.0615]]
+    moves += [[0.02, 0.3, 0.12, 0.022, 0.03, -0.04, 0.01, 0.001]]
+    layer = f'type: "FasterRcnnDetectionOutput" {FASTER} {{ num_classes: 2 nms_param {{ nms_threshold: 0.3 }} confidence_threshold: 0.8 }}'
+    net = net_of(tmp_path, layer, (3, 8), (3, 2), (3, 5), (1, 3))
+    got = net(torch.tensor(moves), scores, rois, torch.tensor([[600.0, 800, 1]]))
+    close(got[0, 0], [[0, 1, 0.899999976, 15.1190109, 7.38039398, 94.9529877, 210.495605]], atol=1e-4)
+
+
+def overlap(a: Any, b: Any) -> float:
+    sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
+    shared = sides[0] * sides[1] if min(sides) > 0 else 0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return float(shared / (sum(areas) - shared)) if shared else 0
+
+
+@pytest.mark.parametrize(("background", "scale"), [(0, 2.0), (-1, 0.0)])
+def test_faster_rcnn_s_detections_are_those_of_a_box_by_box_computation(background: int, scale: float, tmp_path: Path) -> None:
+    corners = 60 * torch.rand(40, 2, generator=torch.Generator().manual_seed(1))
+    rois = torch.cat((torch.zeros(40, 1), corners, corners + 30), 1)
+    moves, scores = 0.3 * draw(40, 12, seed=2), torch.rand(40, 3, generator=torch.Generator().manual_seed(3))
+    fields = f"num_classes: 3 background_label_id: {background} confidence_threshold: 0.4 nms_param {{ nms_threshold: 0.5 }}"
+    net = net_of(tmp_path, f'type: "FasterRcnnDetectionOutput" {FASTER} {{ {fields} }}', (40, 12), (40, 3), (40, 5), (1, 3))
+    want: list[list[float]] = []
+    for label in range(3):
+        rows: list[list[float]] = []
+        for i in sorted(range(40), key=lambda i: -float(scores[i, label])):
+            (x1, y1, x2, y2), (dx, dy, dw, dh) = rois[i, 1:].tolist(), moves[i, 4 * label : 4 * label + 4].tolist()
+            w, h = x2 - x1 + 1, y2 - y1 + 1
+            x, y, w, h = dx * w + x1 + w / 2, dy * h + y1 + h / 2, math.exp(dw) * w, math.exp(dh) * h
+            box = [min(max(v, 0), 79 if k % 2 == 0 else 69) for k, v in enumerate((x - w / 2, y - h / 2, x + w / 2, y + h / 2))]
+            if scores[i, label] > 0.4 and label != background and all(overlap(box, row[3:]) <= 0.5 for row in rows):
+                rows.append([0, label, float(scores[i, label]), *box])
+        want += [[*row[:3], *(v / (scale or 1) for v in row[3:])] for row in rows]
+    close(net(moves, scores, rois, torch.tensor([[70, 80, scale]]))[0, 0], want, atol=1e-4)
+    none = net(moves, torch.zeros(40, 3), rois, torch.tensor([[70, 80, scale]]))
+    assert none.tolist() == [[[[0, *[-1] * 6]]]]
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_yolo_s_boxes_in_clcaffe_are_those_of_each_image_best_first(corners: bool, tmp_path: Path) -> None:
+    """5651c58f's yolo_detection_output_layer.cpp and bbox_util.hpp: `side` is the map's, overlaps are those inside the image."""
+    x, anchors = draw(2, 16, 4, 4, seed=5), ((1.5, 2.5), (3.5, 1.5))
+    fields = "num_classes: 3 num_box: 2 biases: 1.5 biases: 2.5 biases: 3.5 biases: 1.5 confidence_threshold: 0.2 nms_threshold: 0.3"
+    fields += " ssd_format: true" if corners else ""
+    net = net_of(tmp_path, f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {fields} }}', x.shape, (2, 3, 64, 64))
+    want: list[list[float]] = []
+    for item in range(2):
+        found: list[list[float]] = []
+        for row in range(4):
+            for column in range(4):
+                for n, anchor in enumerate(anchors):
+                    v = x[item, 8 * n : 8 * n + 8, row, column].tolist()
+                    powers = [math.exp(each) for each in v[5:]]
+                    score = max(powers) / sum(powers) / (1 + math.exp(-v[4]))
+                    center = (column + 1 / (1 + math.exp(-v[0]))) / 4, (row + 1 / (1 + math.exp(-v[1]))) / 4
+                    size = math.exp(v[2]) * anchor[0] / 4, math.exp(v[3]) * anchor[1] / 4
+                    found += [[item, powers.index(max(powers)), score, *center, *size]] if score >= 0.2 else []
+        kept: list[list[float]] = []
+        for one in sorted(found, key=lambda one: -one[2]):
+            if all(overlap(inside(one), inside(other)) < 0.3 for other in kept):
+                kept.append(one)
+        want += [
+            [a, b + 1, c, x - w / 2, y - h / 2, x + w / 2, y + h / 2] if corners else [a, b, c, x, y, w, h] for a, b, c, x, y, w, h in kept
+        ]
+        assert len(kept) < len(found)
+    close(net(x, torch.zeros(2, 3, 64, 64))[0, 0], want)
+
+
+def inside(row: Any) -> list[float]:
+    _, _, _, x, y, w, h = row
+    return [max(x - w / 2, 0), max(y - h / 2, 0), min(x + w / 2, 1), min(y + h / 2, 1)]
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+CARRIED = [
+    ('type: "LRN" lrn_param { fuse_type: FUSED_POOL_MAX pooling_param { kernel_size: 3 stride: 2 } }', [(1, 2, 7, 7)]),
+    ('type: "Pooling" pooling_param { pool: MIN kernel_size: 3 stride: 2 }', [(1, 2, 7, 7)]),
+    ('type: "SimplerNMS" simpler_nms_param { scale: 1 min_bbox_size: 4 }', [(1, 6, 3, 3), (1, 12, 3, 3), (1, 3)]),
+    (f'type: "FasterRcnnDetectionOutput" {FASTER} {{ num_classes: 2 }}', [(9, 8), (9, 2), (9, 5), (1, 3)]),
+    (
+        'type: "YoloDetectionOutput" yolo_detection_output_param { num_classes: 1 num_box: 1 biases: 1 biases: 1 }',
+        [(1, 6, 3, 3), (1, 3, 9, 9)],
+    ),
+    (
+        'type: "Python" python_param { module: "caffe.layers.detectnet.clustering" layer: "ClusterDetections" '
+        'param_str: "48,32,16,0.1,1,1,1" }',
+        [(1, 1, 2, 3), (1, 4, 2, 3)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("layer", "shapes"), CARRIED, ids=[row[0].split('"')[1] for row in CARRIED])
+def test_the_source_of_a_net_carries_the_layer(layer: str, shapes: Any, tmp_path: Path) -> None:
+    net = net_of(tmp_path, layer, *shapes)
+    net.save(tmp_path / "carried.py", check=False)
+    again = runpy.run_path(str(tmp_path / "carried.py"))["load"]()
+    inputs = [torch.tensor([[50.0, 60, 1]]) if shape == (1, 3) else draw(*shape, seed=i).abs() for i, shape in enumerate(shapes)]
+    if len(shapes) == 2 and shapes[1][1] == 4:  # all places agree on one box
+        x, y = 16 * torch.arange(3).expand(2, 3), 16 * torch.arange(2)[:, None].expand(2, 3)
+        inputs[1] = (torch.tensor([3, 4, 30, 31])[:, None, None] - torch.stack((x, y, x, y)))[None].float()
+    assert torch.equal(again(*inputs), net(*inputs)) and bool(net(*inputs).any())
+
+
 IMAGE = (1, 2, 8, 8)
+PROPOSED = [(1, 6, 2, 2), (1, 12, 2, 2), (1, 3)]
+DETECTED = [(3, 8), (3, 2), (3, 5), (1, 3)]
 FUSED = 'type: "LRN" lrn_param { fuse_type: FUSED_POOL_MAX %s pooling_param { %s } }'
 
 
@@ -102,6 +251,13 @@ FUSED = 'type: "LRN" lrn_param { fuse_type: FUSED_POOL_MAX %s pooling_param { %s
         ('type: "Unpooling" pooling_param { kernel_size: 2 round_mode: FLOOR }', [IMAGE, IMAGE], "pooling_param.round_mode"),
         ('type: "PriorBox" prior_box_param { min_size: 3 min_size: 4 max_size: 3 max_size: 4 }', [IMAGE, IMAGE], "one larger value"),
         ('type: "PriorBox" prior_box_param { min_size: 3 max_size: 3 step: 8 }', [IMAGE, IMAGE], "one larger value"),
+        ('type: "SimplerNMS" simpler_nms_param { scale: 8 feat_stride: 8 }', PROPOSED, "feat_stride of 16"),
+        ('type: "SimplerNMS"', PROPOSED, "a positive scale"),
+        ('type: "SimplerNMS" simpler_nms_param { scale: 8 post_nms_topn: 301 }', PROPOSED, "max_num_proposals 300"),
+        ('type: "SimplerNMS" simpler_nms_param { scale: 8 scale: 16 }', PROPOSED, "6 anchors"),
+        (f'type: "FasterRcnnDetectionOutput" {FASTER} {{ num_classes: 3 }}', DETECTED, "moves (R, 12)"),
+        (f'type: "FasterRcnnDetectionOutput" {FASTER} {{ num_classes: 2 nms_param {{ soft_nms: true }} }}', DETECTED, "soft_nms"),
+        (f'type: "FasterRcnnDetectionOutput" {FASTER} {{ num_classes: 2 }}', DETECTED[:3], "it takes 4"),
     ],
 )
 def test_what_a_branch_s_code_cannot_do_is_refused_with_the_reason(layer: str, shapes: Any, reason: str, tmp_path: Path) -> None:

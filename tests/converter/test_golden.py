@@ -30,6 +30,8 @@ ELSEWHERE |= {
 }  # test_rare_layers.py
 ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
 ELSEWHERE |= {"Python:layers.text_proposal_layer.ProposalLayer"}  # test_proposals.py
+# test_branches.py, test_detectnet.py
+ELSEWHERE |= {"FasterRcnnDetectionOutput", "SimplerNMS", "Python:caffe.layers.detectnet.clustering.ClusterDetections"}
 ELSEWHERE |= {"CROP", "CropCenter", "LRNMap", "SimpleCrop"}  # test_crops.py
 SOURCES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData"}
 

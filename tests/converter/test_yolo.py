@@ -120,7 +120,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{V2} num_box: 1 biases: 1 biases: 1 }}", [(1, 25, 2, 2)], "num_classes must be given"),
     (f"{V2} {ONE} biases: 1 biases: 1 }}", [(1, 5, 2, 2)], "(N, 6, H, W)"),
     (f"{V2} num_classes: 1 num_box: 2 biases: 1 biases: 1 }}", [(1, 13, 2, 2)], "(N, 12, H, W)"),
-    (f"{V2} {ONE} biases: 1 biases: 1 }}", [(1, 6, 2, 2), (1, 3, 64, 64)], "side is 13"),
+    (f"{V2} {ONE} biases: 1 biases: 1 ssd_format: true }}", [(1, 6, 2, 2)], "takes a map and the image"),
     (f"{V2} {ONE} biases: 1 }}", [(1, 6, 2, 2)], "1 biases for 1 boxes"),
     (f"{V2} {ONE} biases: 1 biases: 1 coords: 5 }}", [(1, 6, 2, 2)], "coords is 5"),
     (f"{V2} {ONE} biases: 1 biases: 1 }}", [(1, 6, 2, 3)], "not square"),
