@@ -10,10 +10,10 @@ from finetune.clips.classes import EXPRESSIONS
 from finetune.clips.folders import split_in
 from finetune.clips.lists import HEADER, NAMED, ListFile, known_rows, rows_of, sample
 from finetune.clips.places import Places
-from finetune.clips.tables import UTF16, readings, text_lines
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, LARGEST_BLOCK, SYSTEM_FILES, VIDEO_SUFFIXES
 from finetune.labels import canonical
+from finetune.tables import UTF16, readings, text_lines
 
 TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
 SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})

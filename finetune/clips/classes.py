@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from finetune.clips.records import ClassIndex, Label
-from finetune.clips.tables import text_lines
 from finetune.errors import FinetuneError
 from finetune.labels import EMOTIW, LABEL_ORDERS, canonical, class_names
+from finetune.tables import text_lines
 
 EXPRESSIONS = frozenset(name for order in LABEL_ORDERS.values() for name in order)
 NUMBER = re.compile(r"\d{1,6}", re.ASCII)

@@ -13,9 +13,9 @@ from finetune.clips.classes import NUMBER
 from finetune.clips.folders import CK_SEQUENCE, LeftOut, frames_in, split_in
 from finetune.clips.places import Places, is_absolute
 from finetune.clips.records import Clip, Label, Lists
-from finetune.clips.tables import BLANK, Line, Table, columns_with, readings, text_lines, value_of, values
 from finetune.errors import FinetuneError
 from finetune.labels import SPLIT_ORDER, split_of
+from finetune.tables import BLANK, Line, Table, columns_with, readings, text_lines, value_of, values
 
 LineT = TypeVar("LineT")
 HEADER = "path,label[,split][,subject]"
