@@ -15,8 +15,10 @@ from finetune.files import LARGEST_BLOCK, opened
 
 DELIMITERS = (",", ";", "\t", "|", "=", ":")
 BLANK = " "  # stands for any run of blanks and tabs
+SEPARATORS = (*DELIMITERS, BLANK)
+COMMENT = re.compile(r"#\s|#[^\W\d]|sep=.$", re.IGNORECASE)
 DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", "=": "equals sign", ":": "colon", BLANK: "blank"}
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+TITLES = 5  # lines that may stand above a header: a title, a spreadsheet's sep=;
 # Headers in the wild, lower case, letters and digits only; where a header has several, the first of these is the column.
 HEADER_WORDS = {
     "path": (
@@ -26,7 +28,8 @@ HEADER_WORDS = {
     ),
     "label": (
         "label", "labels", "emotion", "emotions", "emotionlabel", "expression", "expressions", "expressionlabel", "class", "classname",
-        "classes", "classlabel", "category", "target", "groundtruth", "annotation",
+        "classes", "classlabel", "category", "target", "groundtruth", "annotation", "labelid",
+        "emotionid", "expressionid", "classid",
     ),
     "split": ("split", "splits", "usage", "set", "subset", "partition"),
     "subject": ("subject", "subjects", "subjectid", "person", "personid", "actor", "actorid", "participant", "speaker", "identity"),
@@ -57,22 +60,38 @@ class Table:
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that aren't blank, with their numbers. A name that is not UTF-8 comes as the operating system has it."""
+    """The lines that aren't blank, with their numbers, without comments at the beginning (# ..., and a spreadsheet's sep=;).
+
+    A name that is not UTF-8 comes as the operating system has it. Raises FinetuneError for what is no text.
+    """
     if path.stat().st_size > LARGEST_BLOCK:
         raise FinetuneError(f"{path}: {path.stat().st_size:,} bytes: is it a list of clips?")
     with opened(path) as file:
         data = file.read(LARGEST_BLOCK)
-    if data.startswith(UTF16):  # a spreadsheet's "Unicode text"
-        try:
-            text = data.decode("utf-16")
-        except UnicodeDecodeError as error:
-            raise FinetuneError(f"{path}: is no text file ({error}); save it as UTF-8") from error
-    else:
-        text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+    encoding = encoding_of(data[:4096])
+    if encoding is None:
+        raise FinetuneError(f"{path}: is no text file")
+    try:
+        text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8)) if encoding == "utf-8" else data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise FinetuneError(f"{path}: is no text file ({error}); save it as UTF-8") from error
     if "\0" in text:
         raise FinetuneError(f"{path}: is no text file")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return [(number, line.strip(" \r\n\f\v")) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [(number, line.strip(" \r\n\f\v\ufeff")) for number, line in enumerate(lines, 1) if line.strip()]
+    while len(found) > 1 and COMMENT.match(found[0][1]) and not any(is_header(fields) for fields in divided(path, found[0])):
+        found.pop(0)
+    return found
+
+
+def encoding_of(start: bytes) -> str | None:
+    """The encoding of a text file that begins so; None where it is no text. UTF-16 is told by its mark, or by every other byte being 0."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for encoding, zeros, others in (("utf-16-le", start[1::2], start[::2]), ("utf-16-be", start[::2], start[1::2])):
+        if len(start) > 3 and zeros.count(0) * 2 > len(zeros) and 0 not in others:
+            return encoding
+    return None if b"\0" in start else "utf-8"
 
 
 def plain_word(field: str) -> str:
@@ -102,11 +121,11 @@ def readings(path: Path) -> list[Table]:
     lines = text_lines(path)
     if not lines:
         return []
-    first, body = lines[0], lines[1:]
-    for delimiter in (*DELIMITERS, BLANK):
-        header = fields_of(path, (first[0], first[1].removeprefix("#").strip()), delimiter)
-        if header is not None and is_header(header.fields):
-            return [Table(path, delimiter, header, tuple(fitting(path, line, delimiter, header) for line in body))]
+    for at, line in enumerate(lines[:TITLES]):
+        for delimiter, fields in zip(SEPARATORS, divided(path, line), strict=True):
+            if is_header(fields):
+                header = Line(line[0], fields)
+                return [Table(path, delimiter, header, tuple(fitting(path, each, delimiter, header) for each in lines[at + 1 :]))]
     tables = []
     for delimiter in DELIMITERS:
         split = [fields_of(path, line, delimiter) for line in lines]
@@ -114,6 +133,12 @@ def readings(path: Path) -> list[Table]:
         if len(known) == len(lines) and len({len(line.fields) for line in known}) == 1 and len(known[0].fields) > 1:
             tables.append(Table(path, delimiter, None, without_empty_end(known)))
     return tables
+
+
+def divided(path: Path, line: tuple[int, str]) -> list[tuple[str, ...]]:
+    """The line's fields by each separator; none where its quotes don't match."""
+    text = (line[0], line[1].removeprefix("#").strip())
+    return [() if (found := fields_of(path, text, delimiter)) is None else found.fields for delimiter in SEPARATORS]
 
 
 def fields_of(path: Path, line: tuple[int, str], delimiter: str) -> Line | None:

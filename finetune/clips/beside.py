@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,12 @@ from finetune.clips.places import Places
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, LARGEST_BLOCK, SYSTEM_FILES, VIDEO_SUFFIXES
 from finetune.labels import canonical
-from finetune.tables import UTF16, readings, text_lines
+from finetune.tables import encoding_of, readings, text_lines
+from zoo.errors import counted
 
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zip", ".7z", ".rar", ".zst"})
+SOUNDS = frozenset({".wav", ".mp3", ".aac", ".m4a", ".flac", ".ogg"})
+LABELS = re.compile(r"label|annot|emotion|expression|(?<![a-z])lists?(?![a-z])|(?<![a-z])splits?(?![a-z])|ground.?truth")
 TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
 SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 STRUCTURED = frozenset({".json", ".jsonl", ".yaml", ".yml", ".xml"})
@@ -29,6 +34,7 @@ def lists_beside(places: Places, notes: list[str]) -> list[ListFile]:
     Raises FinetuneError for a file that seems to be a list and is not understood, and for lists of which the caller has to say one.
     """
     found = []
+    unread: list[Path] = []
     for path in places.walked[1]:
         if not may_be_list(path) or is_prepared(path):
             continue
@@ -40,6 +46,10 @@ def lists_beside(places: Places, notes: list[str]) -> list[ListFile]:
                 found.append(ListFile(path, split, tuple(rows)))
             else:
                 notes += about_other(path, places)
+        elif path.stat().st_size:
+            unread.append(path)
+    if unread:
+        notes += about_unread(unread, places)
     kinds = {(file.path.suffix.lower() == ".txt"): file.path for file in reversed(found)}
     if len(kinds) > 1:
         both = f"{kinds[True].name} and {kinds[False].name}"
@@ -67,7 +77,18 @@ def is_prepared(path: Path) -> bool:
 def is_text(path: Path) -> bool:
     with path.open("rb") as stream:
         start = stream.read(4096)
-    return bool(start) and (start.startswith(UTF16) or b"\0" not in start) and path.stat().st_size <= LARGEST_BLOCK
+    return bool(start) and encoding_of(start) is not None and path.stat().st_size <= LARGEST_BLOCK
+
+
+def about_unread(paths: Sequence[Path], places: Places) -> list[str]:
+    """A note on files that are no text. Raises FinetuneError for one whose name says that it has the labels."""
+    for path in paths:
+        packed = path.suffix.lower() in PACKED and Path(path.stem).suffix.lower() in TABLES | {".txt"}
+        if packed or (LABELS.search(path.stem.lower()) and path.suffix.lower() not in SOUNDS):
+            advice = "unpack it" if packed else f"save it as csv with a header {HEADER}"
+            raise FinetuneError(f"{path}: may name the clips' classes, and is no text file that is read; {advice}, or move it away")
+    shown = paths[0].relative_to(places.root).as_posix()
+    return [f"{counted(len(paths), 'file')} beside the clips not read, being no text: {shown}{', ...' if len(paths) > 1 else ''}"]
 
 
 def about_other(path: Path, places: Places) -> list[str]:
@@ -77,15 +98,16 @@ def about_other(path: Path, places: Places) -> list[str]:
         return []
     classes = EXPRESSIONS | {canonical(folder.parent.name) for folder in places.clips}
     text, structured = "\n".join(line for _, line in lines), path.suffix.lower() in STRUCTURED
-    some = islice(places.clips, 100)
-    named = (folder.name if structured else folder.relative_to(places.root).as_posix() for folder in some if len(folder.name) > 2)
-    if any(name in text for name in named):
-        raise FinetuneError(f"{path}: names clips, but is no table; write csv with a header {HEADER}, or move the file away")
     if not structured and has_labels(path, lines, classes):
         raise FinetuneError(
             f"{path}, line {lines[0][0]}: {lines[0][1][:60]!r}: seems to be a list, but names no clip below {places.root}. Write paths"
             f" from there on, under a header {HEADER}, or move the file away"
         )
+    some = [folder for folder in islice(places.clips, 100) if len(folder.name) > 2]
+    words = set(re.findall(r"[^\s,;|=:\"'/\\]+", text))
+    named = sum(folder.name in words for folder in some)
+    if named > (0 if structured else len(some) // 2) or any(folder.relative_to(places.root).as_posix() in text for folder in some):
+        raise FinetuneError(f"{path}: names clips, but is no table; write csv with a header {HEADER}, or move the file away")
     if path.parent != places.root:
         return []
     if all(canonical(line.split()[-1]) in classes for _, line in lines):

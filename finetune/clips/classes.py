@@ -15,8 +15,10 @@ from finetune.clips.records import ClassIndex, Label
 from finetune.errors import FinetuneError
 from finetune.labels import EMOTIW, LABEL_ORDERS, canonical, class_names
 from finetune.tables import text_lines
+from zoo.errors import counted
 
 EXPRESSIONS = frozenset(name for order in LABEL_ORDERS.values() for name in order)
+WHOLE = re.compile(r"(?<=\d)\.0+$")  # 3.0, as programs write whole numbers that pass through decimals
 NUMBER = re.compile(r"\d{1,6}", re.ASCII)
 
 
@@ -59,7 +61,7 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
     Numbers mean what `order` says. Without it, they get the names of the folders that the clips lie in, if each number has its
     own; or else stay numbers, with a note. Raises FinetuneError where numbers and folders contradict each other.
     """
-    texts = [canonical(label.text) for label in labels]
+    texts = [WHOLE.sub("", canonical(label.text)) for label in labels]
     for label, text in zip(labels, texts, strict=True):
         if re.fullmatch(r"-[0-9]+|[0-9]{7,}", text):
             known = "labels are names, or count from 0 without gaps" if order is None else f"the classes are {numbered(order)}"
@@ -104,7 +106,7 @@ def number_labels(labels: Sequence[Label], order: ClassOrder | None, root: Path)
                 )
             elsewhere.append(label.place)
     if elsewhere:
-        notes.append(f"{len(elsewhere)} clip(s) lie in the folder of another class than their label's, the first in {elsewhere[0]}")
+        notes.append(f"{counted(len(elsewhere), 'clip')} in the folder of another class than the label says, the first in {elsewhere[0]}")
     return names, np.array([names.index(text) for text in texts], np.int64), notes
 
 

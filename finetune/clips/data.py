@@ -33,7 +33,7 @@ from finetune.labels import split_counts
 from finetune.protocol import split_rows
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
-from zoo.errors import CacheError, printable
+from zoo.errors import CacheError, counted, printable
 
 DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
 
@@ -196,13 +196,13 @@ def fingerprint(listing: Listing) -> tuple[str, list[str]]:
 def about_copies(shown: Sequence[bytes], ids: Sequence[str], splits: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Notes where clips with the same digest stand in several splits, or under several labels."""
     notes = []
-    for values, what in ((splits, "are in more than one split"), (labels, "stand under several labels")):
+    for values, what in ((splits, "in more than one split"), (labels, "under several labels")):
         places: dict[bytes, dict[str, str]] = {}
         for digest, name, value in zip(shown, ids, values, strict=True):
             places.setdefault(digest, {}).setdefault(value, name)
         if twice := [found for found in places.values() if len(found) > 1]:
             first = " and ".join(f"{name} in {value}" for value, name in twice[0].items())
-            notes.append(f"{len(twice)} clip(s) {what}, byte by byte, as {first}")
+            notes.append(f"{counted(len(twice), 'clip')} {what}, byte for byte, as {first}")
     return notes
 
 

@@ -11,6 +11,7 @@ from finetune.clips.records import Clip, Label
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, VIDEO_SUFFIXES, subfolders
 from finetune.labels import canonical, natural, split_of
+from zoo.errors import counted
 
 CK_FRAME = re.compile(r"(S\d{3})_(\d{3})_\d{8}", re.ASCII)  # CK+'s file names: subject, sequence, frame (Lucey et al. 2010)
 CK_SEQUENCE = re.compile(r"(?:^|/)(S\d{3})[/_]\d{3}$", re.ASCII)  # and its folders
@@ -46,7 +47,7 @@ class LeftOut:
     def notes(self) -> list[str]:
         if not self.files:
             return []
-        return [f"{len(self.files)} file(s) that are no images left out, as {self.files[0].relative_to(self.root).as_posix()}"]
+        return [f"left out: {counted(len(self.files), 'file')}, being no images, as {self.files[0].relative_to(self.root).as_posix()}"]
 
 
 def is_image(name: str) -> bool:
@@ -100,15 +101,16 @@ def in_class_folders(root: Path, notes: list[str]) -> Iterator[Clip]:
             clips = list(in_class_folder(folder, split, left_out))
             yield from clips
             if not clips and len(left_out.files) > before:
-                lost = left_out.files[before]
+                lost = f"{counted(len(left_out.files) - before, 'file')} like {left_out.files[before].name}"
                 raise FinetuneError(
-                    f"{folder}: holds no clip, but {len(left_out.files) - before} file(s) like {lost.name}; expected a folder of images a"
-                    " clip. Save them as PNG or JPEG, or move the folder away"
+                    f"{folder}: holds no clip, but {lost}; expected a folder of images a clip."
+                    " Save them as PNG or JPEG, or move the folder away"
                 )
             if not clips:
                 empty.append(folder.relative_to(root).as_posix())
     if empty:
-        notes.append(f"{len(empty)} empty folder(s) where classes are expected: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}")
+        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        notes.append(f"{counted(len(empty), 'empty folder')} where classes are expected: {shown}")
     notes += left_out.notes()
 
 

@@ -21,7 +21,7 @@ from finetune.clips.records import ClassIndex, Clip, Decoded, Listing, Lists
 from finetune.errors import BadImage, FinetuneError, SizesDiffer, all_bad
 from finetune.files import LARGEST_SIDE, check_images, header, own_limits, read_image
 from finetune.labels import SPLIT_ORDER
-from zoo.errors import printable
+from zoo.errors import counted, printable
 
 
 def list_clips(root: Path, lists: Lists | None, class_index: ClassIndex | None) -> Listing:
@@ -65,7 +65,7 @@ def empty_clips(found: Sequence[Clip], classes: Sequence[str], root: Path) -> li
                 f"{first}: no clip{where} of the class {lost[0]} has a frame ({', '.join(lost)} would be lost); its files are no images"
                 " that are read, or no face was found in its videos. Add frames, or remove the class"
             )
-    return [f"{len(empty)} clip(s) without a frame left out: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"]
+    return [f"left out: {counted(len(empty), 'clip')} without a frame: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"]
 
 
 def about_subjects(clips: Sequence[Clip]) -> list[str]:
@@ -77,7 +77,7 @@ def about_subjects(clips: Sequence[Clip]) -> list[str]:
         if clip.subject is not None:
             parts.setdefault(clip.subject, set()).add(clip.label.split)
     if mixed := sorted(subject for subject, splits in parts.items() if len(splits) > 1):
-        notes.append(f"{len(mixed)} subject(s) are in more than one split, as {mixed[0]}")
+        notes.append(f"{counted(len(mixed), 'subject')} in more than one split, as {mixed[0]}")
     return notes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,14 @@ from finetune.clips.folders import CK_SEQUENCE, LeftOut, frames_in, split_in
 from finetune.clips.places import Places, is_absolute
 from finetune.clips.records import Clip, Label, Lists
 from finetune.errors import FinetuneError
-from finetune.labels import SPLIT_ORDER, split_of
+from finetune.labels import SPLIT_ORDER, canonical, split_of
 from finetune.tables import BLANK, Line, Table, columns_with, readings, text_lines, value_of, values
+from zoo.errors import counted
 
 LineT = TypeVar("LineT")
 HEADER = "path,label[,split][,subject]"
 NAMED = "lists={'train': ..., 'test': ...} (--lists train=FILE test=FILE)"
+MISSING = frozenset({"nan", "null", "n/a", "#n/a", "<na>", "?", "-"})  # what programs write where there is no label
 SAMPLE = 50  # lines at a file's beginning and end by which it is recognised
 COUNTED = re.compile(r"(.*\S)\s+(\d{1,9})")  # Former-DFER's "path n_frames label", without its label
 
@@ -107,8 +109,8 @@ def known_rows(path: Path, places: Places) -> list[Row] | None:
 
 
 def names_a_clip(row: Row, places: Places, beside: Path) -> bool:
-    counted = COUNTED.fullmatch(row.path)
-    return places.knows(row.path, beside) or (counted is not None and places.knows(counted[1], beside))
+    fields = COUNTED.fullmatch(row.path)
+    return places.knows(row.path, beside) or (fields is not None and places.knows(fields[1], beside))
 
 
 def sample(lines: Sequence[LineT]) -> list[LineT]:
@@ -122,7 +124,20 @@ def header_rows(table: Table, places: Places) -> list[Row]:
     paths = columns_with("path", table.header.fields)
     hits = [sum(places.knows(text, table.path.parent) for text in values(some, column)) for column in paths]
     columns = {**table.columns(), "path": paths[hits.index(max(hits))], "label": label_column(table)}
+    if "split" not in columns and (split := split_column(table, set(columns.values()))) is not None:
+        columns["split"] = split
     return [row_of(table.path, line, columns) for line in table.lines]
+
+
+def split_column(table: Table, taken: Collection[int]) -> int | None:
+    """The column whose values all are splits, whatever its header. Raises FinetuneError where several are."""
+    assert table.header is not None
+    free = [column for column in range(len(table.header.fields)) if column not in taken]
+    found = [column for column in free if table.lines and all(split_of(text) for text in values(table.lines, column))]
+    if len(found) > 1:
+        names = " and ".join(table.header.fields[column] for column in found)
+        raise FinetuneError(f"{table.path}, line {table.header.number}: {names} both name splits; call the right one split")
+    return found[0] if found else None
 
 
 def label_column(table: Table) -> int:
@@ -132,7 +147,9 @@ def label_column(table: Table) -> int:
     first = found[0]
     for other in found[1:]:
         pairs = set(zip(values(table.lines, first), values(table.lines, other), strict=True))
-        if not len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs}):
+        both_named = not any(NUMBER.fullmatch(text) for pair in pairs for text in pair)
+        same = all(canonical(one) == canonical(two) for one, two in pairs)
+        if not len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs}) or (both_named and not same):
             names = " and ".join(table.header.fields[column] for column in (first, other))
             raise FinetuneError(f"{table.path}, line {table.header.number}: {names} say different classes; leave one of the columns")
         if all(map(NUMBER.fullmatch, values(table.lines, first))):
@@ -164,8 +181,10 @@ def column_rows(table: Table, places: Places) -> list[Row]:
 def row_of(path: Path, line: Line, columns: Mapping[str, int]) -> Row:
     place = f"{path}, line {line.number}"
     where, label, said = (value_of(line, columns, role) for role in ("path", "label", "split"))
-    if not where or not label:
-        raise FinetuneError(f"{place}: no {'label' if where else 'path'}; complete or remove the row")
+    if not where or not label or label.lower() in MISSING:
+        raise FinetuneError(
+            f"{place}: no {'label' if where else 'path'}{f' ({label})' if label and where else ''}; complete or remove the row"
+        )
     split = None if said is None else split_of(said)
     if said is not None and split is None:
         raise FinetuneError(f"{place}, split: unknown value {said[:40]!r}; known are {', '.join(SPLIT_ORDER)}")
@@ -228,15 +247,14 @@ def listed(tables: Sequence[ListFile], places: Places, notes: list[str], *, whol
             " relative to the folder that is read. Remove the lines, or pass the folder that they start from"
         )
     notes += left_out.notes()
-    notes += counted(elsewhere, "path(s) of the lists lie on another machine: their ends were found here")
-    notes += counted(miscounted, "clip(s) have another number of frames than the list says")
-    notes += counted(misplaced, "clip(s) of train lie in the folder of another split, or the reverse: their lists are followed")
+    if elsewhere:
+        notes.append(f"{counted(elsewhere, 'path')} of another machine in the lists: the ends were found here")
+    if miscounted:
+        notes.append(f"{counted(miscounted, 'clip')} with another number of frames than the list says")
+    if misplaced:
+        notes.append(f"{counted(misplaced, 'clip')} of train in the folder of another split, or the reverse: the lists are followed")
     if whole and (others := [folder for folder in places.clips if folder not in seen]):
-        notes += counted(len(others), f"clip(s) that no list names left out, as {others[0].relative_to(root).as_posix()}")
-
-
-def counted(count: int, text: str) -> Iterable[str]:
-    return [f"{count} {text}"] if count else []
+        notes.append(f"left out: {counted(len(others), 'clip')} that no list names, as {others[0].relative_to(root).as_posix()}")
 
 
 def place_of(row: Row, table: ListFile, places: Places) -> tuple[Path | None, int | None]:

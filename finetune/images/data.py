@@ -28,10 +28,10 @@ from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, canonical, check_cla
 from finetune.protocol import check_held_out, sample, split_rows, with_every_class
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
-from zoo.errors import CacheError
+from zoo.errors import CacheError, counted
 
 DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
-CONTRADICTED = "image(s) stand under several labels"
+CONTRADICTED = "under several labels"
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
 
@@ -133,7 +133,7 @@ def contradicting(decoded: Decoded) -> list[str]:
         return []
     places = decoded.places or [f"row {row + 1}" for row in range(len(decoded.labels))]
     first = " and ".join(f"{places[row]} ({decoded.classes[label]})" for label, row in both[0].items())
-    return [f"{len(both):,} {CONTRADICTED}, byte for byte, as {first}"]
+    return [f"{counted(len(both), 'image')} {CONTRADICTED}, byte for byte, as {first}"]
 
 
 def located(path: Path) -> Path:

@@ -12,7 +12,7 @@ from finetune.errors import BadImage, FinetuneError, SizesDiffer, all_bad
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, check_images, own_limits, read_image, subfolders
 from finetune.images.records import CSV_NAMES, Decoded
 from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, about_order, canonical, class_names, natural, split_of
-from zoo.errors import printable
+from zoo.errors import counted, printable
 
 
 def class_folders(root: Path, size: int | None) -> Decoded:
@@ -111,7 +111,7 @@ def list_images(root: Path) -> Found:
             images, others = images_in(folder)
             if others and not images:
                 raise FinetuneError(
-                    f"{folder}: none of its {len(others)} file(s) is an image that is read, as {others[0].name}: the class"
+                    f"{folder}: none of its {counted(len(others), 'file')} is an image that is read, as {others[0].name}: the class"
                     f" {folder.name} would be lost. Save them as PNG or JPEG, or move the folder away"
                 )
             if not images:
@@ -147,11 +147,11 @@ def stated_split(name: str) -> str | None:
 def about_skipped(skipped: Mapping[str, Sequence[Path]], loose: Sequence[str], empty: Sequence[str]) -> Iterator[str]:
     if lost := {folder: paths for folder, paths in skipped.items() if paths}:
         places = listed([f"{folder} ({paths[0].name}{', ...' if len(paths) > 1 else ''})" for folder, paths in lost.items()])
-        yield f"{sum(map(len, lost.values()))} file(s) in class folders that are no images left out, in {places}"
+        yield f"left out: {counted(sum(map(len, lost.values())), 'file')} in class folders, being no images, in {places}"
     if loose:
-        yield f"{len(loose)} image(s) in no class's folder left out: {listed(loose)}"
+        yield f"left out: {counted(len(loose), 'image')} in no class's folder: {listed(loose)}"
     if empty:
-        yield f"{len(empty)} empty folder(s) where classes are expected: {listed(empty)}"
+        yield f"{counted(len(empty), 'empty folder')} where classes are expected: {listed(empty)}"
 
 
 def listed(names: Sequence[str]) -> str:

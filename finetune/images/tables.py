@@ -13,6 +13,7 @@ from finetune.errors import FinetuneError
 from finetune.files import check_room, numbered_lines
 from finetune.images.records import Decoded
 from finetune.labels import FER2013, canonical, split_of
+from zoo.errors import counted
 
 CHECKED_EVERY = 64 << 20  # bytes of pixels between two looks at the memory
 BLANKS = b' "\t\r\n\0'
@@ -89,7 +90,7 @@ def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
     if not labels:
         raise FinetuneError(f"{what}: a header and no rows; fetch the file again")
     side = math.isqrt(count)
-    notes = (f"{len(stray)} line(s) after the last row left out, from line {stray[0]} on: they are no rows",) if stray else ()
+    notes = (f"left out: {counted(len(stray), 'line')} after the last row, from line {stray[0]} on, being no rows",) if stray else ()
     return Decoded(
         np.frombuffer(pixels, np.uint8).reshape(-1, side, side),
         np.array(labels, np.int64),

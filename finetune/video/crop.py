@@ -12,6 +12,7 @@ from finetune.video import decode as video
 from finetune.video import faces, workers
 from finetune.video.records import Options, Outcome, Video
 from zoo.disk import digests
+from zoo.errors import counted
 
 SMALLEST = 20.0  # pixels: the authors' own smallest face
 
@@ -38,7 +39,7 @@ def prepare_one(job: Video, options: Options, folder: Path, detect: faces.Detect
     except OSError as error:
         return Outcome("unreadable", error.strerror or str(error))
     without = len(times) - len(wanted)
-    notes = [*damage, f"{without} frame(s) without the face left out"] if without else damage
+    notes = [*damage, f"left out: {counted(without, 'frame')} without the face"] if without else damage
     breaks = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
     return Outcome(
         "damaged" if damage else "done",

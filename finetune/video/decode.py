@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.extras import to_install
+from zoo.errors import counted
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -120,7 +121,7 @@ def frames(
     if not count:
         raise VideoError("no frame can be decoded; the file may be cut short")
     if errors:
-        damage.append(f"{errors} frame(s) damaged or missing")
+        damage.append(f"{counted(errors, 'frame')} damaged or missing")
     if count < PROMISE * promised - 1:
         damage.append(f"{count} frames where the header promises {promised}: the file may be cut short")
     elif time + 1 / rate < LENGTH * length - 0.1:

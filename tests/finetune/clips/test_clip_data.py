@@ -86,7 +86,7 @@ def test_every_change_of_the_source_is_seen(tmp_path: Path) -> None:
     assert quietly(root).frames.shape[1:] == (HEIGHT, WIDTH)
     file_in(root, "train/Sad/000647360/log.txt")
     found = quietly(root)  # told, though the frames are the same
-    assert found.sha256 == seen[-1] and any("no images left out" in note for note in found.notes)
+    assert found.sha256 == seen[-1] and any("being no images" in note for note in found.notes)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

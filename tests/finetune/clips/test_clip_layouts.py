@@ -206,7 +206,7 @@ def test_ck_sequences_come_with_their_subjects(layout: Callable[[Path], Path], t
 
 def test_a_csv_may_say_the_subjects(tmp_path: Path) -> None:
     root = csv_file(tree(tmp_path / "d"), "path,label,split,subject", "{split}/{emotion}/{video},{emotion},{split},{emotion}-actor")
-    with pytest.warns(UserWarning, match=r"2 subject\(s\) are in more than one split, as Angry-actor"):
+    with pytest.warns(UserWarning, match=r"2 subjects in more than one split, as Angry-actor"):
         assert read_clips(root).subjects == tuple(f"{emotion}-actor" for emotion in EMOTIONS)
 
 

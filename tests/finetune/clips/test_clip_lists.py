@@ -63,6 +63,12 @@ READ: dict[str, Callable[[Path], Path]] = {
     "tabs": lambda r: beside(flat(r), "labels.tsv", table("\t", "path\tlabel")),
     "bars": lambda r: beside(flat(r), "labels.txt", table("|")),
     "a spreadsheet's unicode text": lambda r: beside(flat(r), "labels.txt", table("\t", "path\tlabel"), "utf-16"),
+    "UTF-16 without its mark": lambda r: beside(flat(r), "labels.txt", table("\t", "path\tlabel"), "utf-16-le"),
+    "comments above the header": lambda r: beside(flat(r), "labels.csv", "# by hand\n# 2020\n" + table(",", "path,label")),
+    "comments above no header": lambda r: beside(flat(r), "labels.txt", "# by hand\n" + table(" ")),
+    "a title": lambda r: beside(flat(r), "labels.csv", "Our labels\n\n" + table(",", "path,label")),
+    "a spreadsheet's separator": lambda r: beside(flat(r), "labels.csv", "sep=;\n" + table(";", "path;label")),
+    "splits in a column of another name": lambda r: beside(flat(r), "labels.csv", table(",", "path,label,phase", split=True)),
     "an old Mac's lines": lambda r: beside(flat(r), "labels.csv", table(",", "path,label").replace("\n", "\r")),
     "name,emotion": lambda r: beside(flat(r), "labels.csv", table(",", "name,emotion")),
     "path,class": lambda r: beside(flat(r), "annotations.csv", table(",", "path,class")),
@@ -89,7 +95,13 @@ READ: dict[str, Callable[[Path], Path]] = {
     ),
     "a line that ends with the separator": lambda r: beside(flat(r), "labels.csv", table(",").replace("\n", ",\n")),
 }  # fmt: skip
-WITH_SPLITS = {"semicolons", "csv without header, with splits", "paths in the folders of the splits", "a list a split"}
+WITH_SPLITS = {
+    "splits in a column of another name",
+    "semicolons",
+    "csv without header, with splits",
+    "paths in the folders of the splits",
+    "a list a split",
+}
 
 
 @pytest.mark.parametrize("case", READ)
@@ -129,6 +141,24 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda r: beside(flat(r), "a.csv", TWO_WORDS),
         r"a\.csv, line 1: label and emotion say different classes",
     ),
+    "columns of names that contradict each other": (
+        lambda r: beside(flat(r), "a.csv", "path,label,emotion\nclips/vid000,Sad,Happy\nclips/vid001,Happy,Sad\n"),
+        r"a\.csv, line 1: label and emotion say different classes",
+    ),
+    "two columns of splits": (
+        lambda r: beside(flat(r), "a.csv", "path,label,phase,half\nclips/vid000,Sad,train,test\nclips/vid001,Happy,val,train\n"),
+        r"a\.csv, line 1: phase and half both name splits",
+    ),
+    "no number": (
+        lambda r: beside(flat(r), "labels.csv", table(",", "path,label").replace("Sad", "NaN")),
+        r"labels\.csv, line 4: no label \(NaN\); complete or remove the row",
+    ),
+    "names, a word each": (
+        lambda r: beside(flat(r), "labels.log", "".join(f"{path[6:]} looks {label}, I think\n" for path, label in ROWS)),
+        r"labels\.log: names clips, but is no table",
+    ),
+    "packed": (lambda r: beside(flat(r), "all.csv.gz", "\x1f\0", "latin-1"), r"all\.csv\.gz: may name the clips' classes.*; unpack it"),
+    "an array": (lambda r: beside(flat(r), "emotions.npy", "\x93NUMPY\0", "latin-1"), r"emotions\.npy: .*no text file.*save it as csv"),
     "json": (
         lambda r: beside(flat(r), "labels.json", '{"vid000": "Angry"}'),
         r"labels\.json: names clips, but is no table; write csv",
@@ -182,8 +212,8 @@ def class_tree(root: Path) -> Path:
 def test_a_list_that_contradicts_the_folders_is_followed_and_the_rest_told(tmp_path: Path) -> None:
     found, told = read(beside(class_tree(tmp_path / "d"), "labels.csv", "name;emotion\nvid000;Sad\nvid001;Happy\n"))
     assert [found.classes[label] for label in found.labels.tolist()] == ["sad", "happy"]
-    assert any("1 clip(s) lie in the folder of another class than their label's" in note for note in told)
-    assert any("2 clip(s) that no list names left out" in note for note in told)
+    assert any("1 clip in the folder of another class than the label says" in note for note in told)
+    assert any("left out: 2 clips that no list names" in note for note in told)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +236,18 @@ def test_another_text_beside_class_folders_is_noted(name: str, text: str, note: 
 # --- classes that lose their files ----------------------------------------------------------------------------------------------------
 
 
+def test_files_that_are_no_text_are_noted(tmp_path: Path) -> None:
+    beside(beside(class_tree(tmp_path / "d"), "faces.bin", "a\0b"), "model.dat", "\0\1")
+    assert [note.partition(": ")[2] for note in read(tmp_path / "d")[1]] == [
+        "2 files beside the clips not read, being no text: faces.bin, ..."
+    ]
+
+
+def test_whole_numbers_that_are_written_with_a_point_are_numbers(tmp_path: Path) -> None:
+    rows = "".join(f"{path},{number}.0\n" for number, (path, _) in enumerate(ROWS))
+    assert read(beside(flat(tmp_path / "d"), "labels.csv", "path,label\n" + rows))[0].classes == ("0", "1", "2", "3")
+
+
 def test_a_class_without_a_readable_clip_is_refused(tmp_path: Path) -> None:
     root = class_tree(tmp_path / "d")
     beside(root, "Surprise/vid009/0.heic", "ftypheic")
@@ -213,11 +255,11 @@ def test_a_class_without_a_readable_clip_is_refused(tmp_path: Path) -> None:
         read(root)
     (root / "Surprise/vid009/0.heic").rename(root / "Surprise/0.heic")
     (root / "Surprise/vid009").rmdir()
-    with pytest.raises(FinetuneError, match=r"Surprise: holds no clip, but 1 file\(s\) like 0\.heic"):
+    with pytest.raises(FinetuneError, match=r"Surprise: holds no clip, but 1 file like 0\.heic"):
         read(root)
     (root / "Surprise/0.heic").unlink()
     _, told = read(root)
-    assert any("1 empty folder(s) where classes are expected: Surprise" in note for note in told)
+    assert any("1 empty folder where classes are expected: Surprise" in note for note in told)
 
 
 def test_a_class_that_training_loses_is_refused(tmp_path: Path) -> None:
@@ -231,7 +273,7 @@ def test_a_class_that_training_loses_is_refused(tmp_path: Path) -> None:
 
 def test_one_file_left_out_is_named(tmp_path: Path) -> None:
     _, told = read(beside(class_tree(tmp_path / "d"), "Happy/vid001/0.heic", "ftypheic"))
-    assert any(re.search(r"1 file\(s\) that are no images left out, as Happy/vid001/0\.heic", note) for note in told)
+    assert any(re.search(r"left out: 1 file, being no images, as Happy/vid001/0\.heic", note) for note in told)
 
 
 def test_frames_are_turned_as_their_exif_orientation_says(tmp_path: Path) -> None:

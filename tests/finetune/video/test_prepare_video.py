@@ -229,7 +229,7 @@ def test_options_reach_the_pictures(tmp_path: Path) -> None:
         assert (record["video"], record["faces"], record["bytes"]) == ("a.avi", count, path.stat().st_size)
     assert outcome.numbers == ((1, 4),)
     assert json.loads((tmp_path / "1" / ".prepared" / "a.json").read_text())["numbers"] == [[1, 4], [7, 20]]
-    assert rows(tmp_path / "1")[0]["message"] == "2 frame(s) without the face left out"
+    assert rows(tmp_path / "1")[0]["message"] == "left out: 2 frames without the face"
 
 
 def test_the_larger_and_longer_face_is_followed(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_after_a_cut_another_face_in_the_same_place_is_left_out(tmp_path: Path) 
     second = [picture((30, 20, 50, GREEN), shade=200)] * 6
     write(tmp_path / "src" / "a.avi", [*first, *second])
     [(_, outcome)] = run(tmp_path / "src", tmp_path / "dst")
-    assert (outcome.faces, outcome.numbers, outcome.message) == (9, ((1, 9),), "6 frame(s) without the face left out")
+    assert (outcome.faces, outcome.numbers, outcome.message) == (9, ((1, 9),), "left out: 6 frames without the face")
 
 
 @pytest.mark.parametrize(("min_face", "smallest"), [(90, 30), (40, 20)])
