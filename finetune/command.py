@@ -34,7 +34,9 @@ def parser(
     module: str, about: str, recipes: Mapping[str, Recipe], protocols: Sequence[str], renamed_recipes: Mapping[str, str] | None = None
 ) -> argparse.ArgumentParser:
     """The options that every recipe has. `protocols` are the choices of --protocol."""
-    listed = "\n".join(f"  {name:<16} {recipe.about}" for name, recipe in recipes.items())
+    widest = max(map(len, recipes))
+    listed = "\n".join(f"  {name:<{widest}}  {recipe.about}" for name, recipe in recipes.items())
+    page = {"finetune.emotiw": "docs/emotiw.md"}.get(module, "docs/finetune.md")
     command = Parser(
         prog=f"python -m {module}",
         description=about,
@@ -45,7 +47,7 @@ def parser(
         "--recipe", required=True, type=renamed.option("--recipe", renamed_recipes or {}), choices=recipes, metavar="NAME",
         help="one of the recipes below",
     )  # fmt: skip
-    command.add_argument("--data", required=True, type=Path, metavar="PATH", help="the data; docs/finetune.md names the layouts")
+    command.add_argument("--data", required=True, type=Path, metavar="PATH", help=f"the data; {page} names the layouts")
     command.add_argument("--out", required=True, type=Path, metavar="RUN", help="the run's folder")
     command.add_argument("--smoke", action="store_true", help="a run of a minute on a CPU, on a part of the data: does it work at all?")
     command.add_argument("--init", metavar="WHAT", help="initial weights: a model of the zoo, the folder of a run, or none")

@@ -26,7 +26,7 @@ class Mark:
 
     box: tuple[float, float, float, float] | None
     probabilities: np.ndarray  # (K,)
-    track: int | None = None
+    number: int | None = None  # what tells it from others: a video's track, or the face's place among those of a picture
 
 
 def colours(labels: Sequence[str]) -> list[Colour]:
@@ -49,7 +49,7 @@ def annotated(image: np.ndarray, marks: Sequence[Mark], labels: Sequence[str], t
         line = max(1, round(max(picture.size) / 300))
         size = int(np.clip(min(w, h) / 7, 11, max(11.0, max(picture.size) / 32)))
         words = f"{labels[best[0]]} {mark.probabilities[best[0]]:.0%}"
-        words = printable(words if mark.track is None else f"{mark.track}: {words}")
+        words = printable(words if mark.number is None else f"{mark.number}: {words}")
         pen.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=line)
         _tag(pen, (x, y, w, h), words, colour, size, picture.size)
         if top > 1 and h >= (len(best) + 1) * size:

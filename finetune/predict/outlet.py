@@ -103,8 +103,8 @@ class Outlet:
         counts = self.counts
         one = "with a face" if counts["with faces"] == counts["faces"] == 1 else "with faces"
         words = {"with faces": one, "without a face": "without a face", "unreadable": "unreadable"}
-        parts = [f"{counts[name]} {said}" for name, said in words.items() if counts[name]]
-        parts += [f"{counts['whole']} read as a whole"] if counts["whole"] else []
+        parts = [f"{counts[name]:,} {said}" for name, said in words.items() if counts[name]]
+        parts += [f"{counts['whole']:,} read as a whole"] if counts["whole"] else []
         frames = f" in {counts['looks']:,} pictures and frames" if counts["looks"] != counts["files"] else ""
         found = [] if counts["whole"] == counts["files"] else [f"{counted(counts['faces'], 'face')}{frames}"]
         left = [f"{counted(others, 'other file')} left out"] if others else []
@@ -113,7 +113,13 @@ class Outlet:
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:
-    return [Mark(row.box, row.probabilities, row.track) for row in rows if row.probabilities is not None]
+    """What is drawn of the faces of a picture or frame; those of a picture are numbered where there are several."""
+    several = len(rows) > 1
+    return [
+        Mark(row.box, row.probabilities, row.track if row.track is not None else row.face if several else None)
+        for row in rows
+        if row.probabilities is not None
+    ]
 
 
 class Video:
@@ -155,10 +161,14 @@ class Video:
     def lines(self) -> list[tuple[str, np.ndarray | None, str]]:
         """(face, mean probabilities (K,), when it was seen) of the longest tracks; one that says so where there is no face."""
         seen: list[tuple[str, np.ndarray | None, str]] = [
-            (str(each.track), each.total / each.count, f"{clock(round(each.first))}-{clock(round(each.last))}, {each.count} frames")
+            (
+                str(each.track),
+                each.total / each.count,
+                f"{clock(round(each.first))}-{clock(round(each.last))}, {counted(each.count, 'frame')}",
+            )
             for each in self.timeline.longest()
         ]
-        return seen or [("-", None, f"no face found in {self.frames} frames")]
+        return seen or [("-", None, f"no face found in {counted(self.frames, 'frame')}")]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from finetune.extras import to_install
 from finetune.predict.crops import face_crop
 from finetune.predict.detect import CASCADE_SIDE, detector, from_cascade, shrunk
 from finetune.predict.draw import COLOURS, Mark, annotated, colours, on
+from finetune.predict.outlet import marks
 from finetune.predict.rows import Json, Row, columns
 from finetune.predict.timeline import BINS, FINEST, MOST_TRACKS, Recent, Timeline, clock, stacked, tick_step
 from finetune.predict.tracks import Tracker
@@ -227,6 +228,11 @@ def test_marks_anywhere_can_be_drawn_and_leave_the_picture_s_size(box: tuple[flo
     image = np.full((90, 120, 3), 90, np.uint8)
     drawn = annotated(image, [Mark(box, EVEN, 3)], LABELS)
     assert drawn.shape == image.shape and (drawn != image).any() and (image == 90).all()
+
+
+def test_faces_of_a_picture_have_the_table_s_numbers_where_there_are_several() -> None:
+    rows = [Row("a.png", "image", 0, None, "ok", face=face, box=(0, 0, 9, 9), probabilities=EVEN) for face in (1, 2)]
+    assert [mark.number for mark in marks(rows)] == [1, 2] and [mark.number for mark in marks(rows[:1])] == [None]
 
 
 def test_letters_can_be_read_on_every_colour() -> None:
