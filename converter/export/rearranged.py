@@ -15,6 +15,7 @@ from math import isqrt, prod
 import torch
 from torch import Tensor
 
+from converter.export.linear import along, reshaped
 from converter.export.sketch import Blob, NoCaffeForm, Sketch
 
 
@@ -42,31 +43,17 @@ def written(net: Sketch, value: Blob | Rearranged) -> Blob:
     if isinstance(value, Blob):
         return value
     source, places = value.source, value.places
+    if not places.numel():
+        raise NoCaffeForm("nothing is left of it")
     if torch.equal(places.flatten(), torch.arange(prod(source.shape))):
-        return _reshaped(net, source, value.shape)
-    part = _part(net, source, places)
-    if part is not None:
-        return part
-    order = _permutation(source.shape, places)
-    if order is not None and net.has("Permute"):
-        return net.one("Permute", [source], value.shape, permute_param={"order": order})
-    for attempt in (_channels, _depth_to_space, _space_to_depth):
+        return reshaped(net, source, value.shape)
+    for attempt in (_part, _by_axes, _depth_to_space, _space_to_depth, _permuted):
         found = attempt(net, source, places)
         if found is not None:
             return found
-    hint = f': a Permute layer of {order} does it, which only dialect="ssd" has' if order is not None else ""
+    found_order = None if net.has("Permute") else _order(source, places)
+    hint = f': a Permute layer of {found_order[1]} does it, which only dialect="ssd" has' if found_order is not None else ""
     raise NoCaffeForm(f"it moves values of a blob {source.shape} to {value.shape} in an order that no Caffe layer makes{hint}")
-
-
-def _reshaped(net: Sketch, source: Blob, shape: tuple[int, ...]) -> Blob:
-    if source.shape == shape:
-        return source
-    if shape == (source.shape[0], prod(source.shape[1:])):
-        return net.one("Flatten", [source], shape)
-    # 0 copies the bottom's dim, so the batch may change; where the first axis itself changes, it is what remains
-    same = bool(shape) and bool(source.shape) and shape[0] == source.shape[0]
-    dims = [0, *shape[1:]] if same else [-1, *shape[1:]]
-    return net.one("Reshape", [source], shape, reshape_param={"shape": {"dim": dims}})
 
 
 def _part(net: Sketch, source: Blob, places: Tensor) -> Blob | None:
@@ -80,7 +67,7 @@ def _part(net: Sketch, source: Blob, places: Tensor) -> Blob | None:
         first = start // prod(source.shape[axis + 1 :]) % size
         if rest or first + length > size or not torch.equal(index.narrow(axis, first, length).flatten(), places.flatten()):
             continue
-        return _reshaped(net, cut(net, source, axis, first, first + length), tuple(places.shape))
+        return reshaped(net, cut(net, source, axis, first, first + length), tuple(places.shape))
     return None
 
 
@@ -96,15 +83,74 @@ def cut(net: Sketch, x: Blob, axis: int, start: int, stop: int) -> Blob:
     return parts[edges.index(start)]
 
 
-def _permutation(shape: tuple[int, ...], places: Tensor) -> list[int] | None:
-    """The order of axes, where the rearrangement is one of the source's own axes."""
-    if places.dim() != len(shape) or sorted(places.shape) != sorted(shape) or len(shape) > 6:
+def _by_axes(net: Sketch, source: Blob, places: Tensor) -> Blob | None:
+    """Rows, columns or channels that are picked, repeated or in another order, each axis by itself; the batch stays as it is."""
+    if places.dim() != len(source.shape) or places.shape[0] != source.shape[0]:
         return None
-    index = torch.arange(prod(shape)).view(shape)
-    for order in permutations(range(len(shape))):
-        if tuple(shape[axis] for axis in order) == tuple(places.shape) and torch.equal(index.permute(order), places):
-            return list(order)
-    return None
+    picked: list[Tensor] = []
+    for axis, size in enumerate(source.shape):
+        found = places // prod(source.shape[axis + 1 :]) % size
+        line = found[tuple(slice(None) if i == axis else slice(1) for i in range(places.dim()))]
+        if not torch.equal(found, line.expand_as(found)):
+            return None
+        picked.append(line.flatten())
+    if not torch.equal(picked[0], torch.arange(source.shape[0])):
+        return None
+    x = source
+    for axis in sorted(range(1, len(picked)), key=lambda axis: len(picked[axis]) - source.shape[axis]):  # what shrinks it first
+        line, size = picked[axis], source.shape[axis]
+        start = int(line[0])
+        if torch.equal(line, start + torch.arange(len(line))):
+            x = cut(net, x, axis, start, start + len(line))
+        else:
+            x = along(net, x, axis, torch.eye(size)[line])
+    return x
+
+
+def _order(source: Blob, places: Tensor) -> tuple[tuple[int, ...], list[int]] | None:
+    """The view of the source whose axes the rearrangement permutes, its own where that does, and their order; None of another kind."""
+    if places.dim() == len(source.shape) <= 6 and sorted(places.shape) == sorted(source.shape):
+        index = torch.arange(prod(source.shape)).view(source.shape)
+        for order in permutations(range(len(source.shape))):
+            if tuple(source.shape[axis] for axis in order) == tuple(places.shape) and torch.equal(index.permute(order), places):
+                return source.shape, list(order)
+    first = _sample(source, places)
+    if first is None or first.numel() != prod(source.shape[1:]):
+        return None
+    loops = _loops(first.flatten())
+    if loops is None:
+        return None
+    by_stride = sorted(loops, key=lambda loop: -loop[1])
+    return (source.shape[0], *(count for count, _ in by_stride)), [0, *(by_stride.index(loop) + 1 for loop in loops)]
+
+
+def _loops(places: Tensor) -> list[tuple[int, int]] | None:
+    """A permutation as nested loops, the outermost first: (how often, by how much); None where it is not of that kind."""
+    total, block = len(places), 1
+    loops: list[tuple[int, int]] = []
+    while block < total:
+        heads = places[::block]
+        stride = int(heads[1])
+        differs = (heads != torch.arange(len(heads)) * stride).nonzero()
+        count = int(differs[0]) if len(differs) else len(heads)
+        if total % (block * count):
+            return None
+        loops.insert(0, (count, stride))
+        block *= count
+    found = torch.zeros(1, dtype=torch.int64)
+    for count, stride in loops:
+        found = (found.view(-1, 1) + torch.arange(count) * stride).flatten()
+    return loops if torch.equal(found, places) else None
+
+
+def _permuted(net: Sketch, source: Blob, places: Tensor) -> Blob | None:
+    found = _order(source, places) if net.has("Permute") else None
+    if found is None:
+        return None
+    view, order = found
+    x = reshaped(net, source, view)
+    x = net.one("Permute", [x], [view[axis] for axis in order], permute_param={"order": order})
+    return reshaped(net, x, tuple(places.shape))
 
 
 def _sample(source: Blob, places: Tensor) -> Tensor | None:
@@ -115,21 +161,6 @@ def _sample(source: Blob, places: Tensor) -> Tensor | None:
     first = places[0]
     steps = torch.arange(count).view(-1, *[1] * first.dim()) * size
     return first if bool((first < size).all()) and torch.equal(first + steps, places) else None
-
-
-def _channels(net: Sketch, source: Blob, places: Tensor) -> Blob | None:
-    """Whole channels in another order, as a channel shuffle: a 1×1 convolution whose kernels each pick one."""
-    first = _sample(source, places)
-    if first is None or len(source.shape) != 4 or places.dim() != 4 or source.shape[2:] != tuple(places.shape[2:]):
-        return None
-    _, channels, height, width = source.shape
-    picked = first[:, 0, 0] // (height * width)
-    plane = torch.arange(height * width).view(1, height, width)
-    if not torch.equal(picked.view(-1, 1, 1) * height * width + plane, first):
-        return None
-    kernel = torch.zeros(len(picked), channels, 1, 1)
-    kernel[torch.arange(len(picked)), picked] = 1
-    return _picking(net, "Convolution", source, tuple(places.shape), kernel, 1)
 
 
 def _depth_to_space(net: Sketch, source: Blob, places: Tensor) -> Blob | None:

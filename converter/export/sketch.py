@@ -43,6 +43,7 @@ class SketchedLayer:
     name: str
     bottoms: list[str]
     tops: list[str]
+    shapes: list[tuple[int, ...]]  # of the tops
     parameters: dict[str, Mapping[str, object]]
     weights: list[Any] = field(default_factory=list)  # float32 arrays, in Caffe's order
 
@@ -84,7 +85,9 @@ class Sketch:
         name = self.name(type_.lower())
         tops = [name if len(shapes) == 1 else self.name(f"{name}_{i + 1}") for i in range(len(shapes))]
         arrays = [np.asarray(weight.detach().float().cpu().numpy(), order="C") for weight in weights]
-        self.layers.append(SketchedLayer(type_, name, [blob.name for blob in bottoms], tops, parameters, arrays))
+        self.layers.append(
+            SketchedLayer(type_, name, [blob.name for blob in bottoms], tops, [tuple(each) for each in shapes], parameters, arrays)
+        )
         return [Blob(top, tuple(shape)) for top, shape in zip(tops, shapes, strict=True)]
 
     def one(
@@ -109,7 +112,7 @@ class Sketch:
         if unread:
             self.at = "unread"
             name = self.name("silence")
-            self.layers.append(SketchedLayer("Silence", name, unread, [], {}))
+            self.layers.append(SketchedLayer("Silence", name, unread, [], [], {}))
         return self._in_place(found)
 
     def _in_place(self, outputs: Sequence[Blob]) -> list[Blob]:
@@ -129,8 +132,8 @@ class Sketch:
                 layer.tops = [layer.bottoms[0]]
         return [Blob(renamed.get(blob.name, blob.name), blob.shape) for blob in outputs]
 
-    def prototxt(self, name: str) -> str:
-        """The net as text in V2 form.
+    def prototxt(self, name: str, *, fixed: bool = False) -> str:
+        """The net as text in V2 form; `fixed`: what reshapes a blob takes the example's batch size only.
 
         Raises:
             UnsupportedError: a layer of another dialect got in.
@@ -147,6 +150,8 @@ class Sketch:
             layer = net.layer.add(name=sketched.name, type=sketched.type, bottom=sketched.bottoms, top=sketched.tops)
             for field_name, values in sketched.parameters.items():
                 _fill(getattr(layer, field_name), values)
+            if fixed and sketched.type == "Reshape":
+                layer.reshape_param.shape.dim[:] = sketched.shapes[0]
         return text_of(net.SerializePartialToString())
 
     def weights(self) -> list[tuple[str, str, list[Any]]]:

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
-from converter.conversion import convert
 from converter.errors import ConversionError, UnsupportedError
 from converter.export.operators import OPERATORS, REARRANGING
+from converter.export.pair import Pair, check_places, first_line, write_pair
 from converter.export.rearranged import Rearranged, written
 from converter.export.sketch import Blob, Dialect, NoCaffeForm, Sketch
-from converter.files import whole_file
-from converter.verify import Comparison, verify
+from converter.verify import Comparison
 from converter.write.encode import write_caffemodel
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from converter.net import CaffeNet
-
 PathLike = str | os.PathLike[str]
-TOLERANCE = 1e-5  # of an output's largest magnitude
 
 
 @dataclass(frozen=True)
@@ -55,16 +49,19 @@ def to_caffe(
     *,
     dialect: Dialect = "caffe1",
     name: str | None = None,
+    half: bool = False,
 ) -> list[Comparison]:
     """Write a module as a Caffe net, if every operation that it runs in eval mode on the example is one that Caffe has.
 
     Args:
-        module: any nn.Module that torch.export can read; it is not changed.
-        example: what its forward() takes, float32: (N, C, H, W) for most. The batch size may be another one later.
+        module: any nn.Module that torch.export can read, on any device and of any precision; it is not changed.
+        example: what its forward() takes: (N, C, H, W) for most. Another batch size may be given to the net later, unless a
+            warning says that it is right for the example's alone.
         prototxt, caffemodel: where to write: layers in V2 form, float32 weights.
         dialect: "caffe1" (Caffe 1.0; OpenCV reads it, too), "bvlc" (BVLC's master: also round_mode, Clip, Swish) or "ssd"
             (also Permute, Normalize).
         name: the net's name; the module's class otherwise.
+        half: round the kernels to half precision once the net is proven, as save_caffemodel() does.
 
     Returns:
         What was compared before the files appeared: each output of the converted pair with the module's, and with OpenCV's where
@@ -76,40 +73,37 @@ def to_caffe(
     """
     if dialect not in get_args(Dialect):
         raise ConversionError(f"dialect {dialect!r} is none of {', '.join(get_args(Dialect))}.")
-    if Path(prototxt).absolute() == Path(caffemodel).absolute():
-        raise ConversionError(f"{prototxt} is to be the prototxt and the caffemodel, too; give them two names.")
-    tensors = (example,) if isinstance(example, Tensor) else tuple(example)
+    check_places(prototxt, caffemodel)
     title = name or type(module).__name__
-    program = _exported(module, tensors, title)
-    net, outputs = _sketched(program, dialect, title)
-    text = net.prototxt(title)
-    with tempfile.TemporaryDirectory() as folder:
-        pair = Path(folder) / "net.prototxt", Path(folder) / "net.caffemodel"
-        pair[0].write_text(text, encoding="utf-8")
-        write_caffemodel(pair[1], net.weights(), name=title)
-        compared = _compared(module, tensors, *pair, outputs, title)
-        with ExitStack() as stack:  # both, or none
-            files = [stack.enter_context(whole_file(Path(path))) for path in (prototxt, caffemodel)]
-            for file, source in zip(files, pair, strict=True):
-                file.write(source.read_bytes())
-    return compared
+    twin = _twin(module, title)
+    tensors = tuple(_plain(each) for each in ([example] if isinstance(example, Tensor) else example))
+    net, outputs = _sketched(_exported(twin, tensors, title), dialect, title)
+    pair = Pair(lambda fixed: net.prototxt(title, fixed=fixed), lambda path: write_caffemodel(path, net.weights(), name=title), outputs)
+    return write_pair(pair, twin, tensors, prototxt, caffemodel, title=title, half=half)
+
+
+def _twin(module: nn.Module, title: str) -> nn.Module:
+    """A copy in eval mode and float32 on the CPU: what Caffe will compute."""
+    try:
+        return copy.deepcopy(module).to("cpu").float().eval()
+    except Exception as error:  # whatever a stranger's __deepcopy__ makes of it
+        raise ConversionError(f"{title}: it cannot be copied: {first_line(error)}") from error
+
+
+def _plain(value: Tensor) -> Tensor:
+    return (value.float() if value.is_floating_point() else value).detach().cpu().clone()
 
 
 def _exported(module: nn.Module, example: tuple[Tensor, ...], title: str) -> ExportedProgram:
-    """The operations of the module in eval mode; its own mode is as before afterwards."""
-    modes = {each: each.training for each in module.modules()}
+    """The operations of the module."""
     try:
-        module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program: ExportedProgram = torch.export.export(module, example).run_decompositions({})
+            # a module may change its inputs, and torch.export takes one tensor given twice for one input
+            program: ExportedProgram = torch.export.export(module, tuple(each.clone() for each in example)).run_decompositions({})
             return program
     except Exception as error:  # whatever a stranger's forward() and torch make of it
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConversionError(f"{title}: torch.export cannot read it: {first}") from error
-    finally:
-        for each, training in modes.items():
-            each.training = training
+        raise ConversionError(f"{title}: torch.export cannot read it: {first_line(error)}") from error
 
 
 def _sketched(program: ExportedProgram, dialect: Dialect, title: str) -> tuple[Sketch, list[Blob]]:
@@ -143,13 +137,14 @@ def _sketched(program: ExportedProgram, dialect: Dialect, title: str) -> tuple[S
                 found = _Missing(net.at, _name(node), str(reason))
                 missing.setdefault((_kind(node), found.operation, found.reason), found)
                 values[node.name] = _stand_in(node)
-        elif node.op == "output":
-            results = [_value(each, values) for each in node.args[0]]
+        elif node.op == "output":  # beside them stand the inputs and buffers that the module changes
+            own = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
+            results = [_value(each, values) for each, kept in zip(node.args[0], own, strict=True) if kept and each is not None]
     outputs = []
     for i, result in enumerate(results):
         net.at = f"output_{i}" if len(results) > 1 else "output"
         try:
-            if not isinstance(result, (Blob, Rearranged)):
+            if not isinstance(result, (Blob, Rearranged)) or (isinstance(result, Blob) and not prod(result.shape)):
                 raise NoCaffeForm("this output does not depend on the input")
             outputs.append(written(net, result))
         except NoCaffeForm as reason:
@@ -192,11 +187,15 @@ def _result(net: Sketch, node: torch.fx.Node, values: Mapping[str, Any]) -> Any:
     """What a node gives: a blob, a rearrangement of one, several, or a tensor where nothing in it depends on the input."""
     arguments, named = _value(node.args, values), {key: _value(value, values) for key, value in node.kwargs.items()}
     if node.target is operator.getitem:
+        if arguments[1] >= len(arguments[0]):
+            raise NoCaffeForm("Caffe's layer has no such second result" + _advice("indices"))
         part = arguments[0][arguments[1]]
         return part() if callable(part) else part  # one that costs layers, and that somebody reads
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         raise NoCaffeForm("it is no operation of PyTorch's")
+    if not schema.returns:  # an assertion about a tensor's type
+        return None
     if not _varies([*arguments, *named.values()]):
         call: Any = node.target
         with torch.no_grad():
@@ -205,6 +204,8 @@ def _result(net: Sketch, node: torch.fx.Node, values: Mapping[str, Any]) -> Any:
     name = _name(node)
     if name in REARRANGING:
         source = given.pop("self")
+        if _varies(list(given.values())):
+            raise NoCaffeForm("the net itself computes where the values come from")
         return REARRANGING[name](net, source, **given)
     function = OPERATORS.get(name) or OPERATORS.get(name.rstrip("_"))
     if function is None:
@@ -258,57 +259,8 @@ def _advice(name: str) -> str:
         "rnn_tanh": "; LSTM has one",
         "scaled_dot_product_attention": ": Caffe multiplies no two blobs as matrices",
         "bmm": ": Caffe multiplies no two blobs as matrices",
+        "indices": "; where the largest values lie, Caffe's Pooling tells in a form that no other layer of it reads",
         "topk": ": ArgMax gives the places of the largest values, and may stand in the deploy prototxt by hand",
         "grid_sampler_2d": "; a SpatialTransformer is a layer of some forks only",
     }
     return near.get(name, "")
-
-
-def _compared(
-    module: nn.Module, example: tuple[Tensor, ...], prototxt: Path, caffemodel: Path, outputs: Sequence[Blob], title: str
-) -> list[Comparison]:
-    """The pair converted back, beside the module: on the example and on drawn values of its shapes; then OpenCV.
-
-    Raises:
-        ConversionError: they differ, in double precision, too.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        net = convert(prototxt, caffemodel)
-    drawn = torch.Generator().manual_seed(0)
-    inputs = [example, tuple(torch.randn(each.shape, generator=drawn).to(each.dtype) for each in example)]
-    wanted: nn.Module = copy.deepcopy(module).eval()
-    found = _differences(wanted, net, inputs, outputs)
-    if any(not each.difference <= TOLERANCE for each in found):  # rounding, or another net? double precision tells
-        exact = _differences(wanted.double(), net.double(), [tuple(map(_double, each)) for each in inputs], outputs)
-        wrong = [each for each in exact if not each.difference <= TOLERANCE]
-        if wrong:
-            listed = ", ".join(f"{each.blob} by {each.difference:.1e} of its largest value" for each in wrong)
-            raise ConversionError(f"{title}: the Caffe net computes something else ({listed}); nothing was written. Please report it.")
-        net = net.float()
-    try:
-        found += verify(net, prototxt, caffemodel)
-    except ConversionError as error:
-        warnings.warn(f"{title}: no second implementation read it: {error}", stacklevel=3)
-    return found
-
-
-def _double(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value
-
-
-def _differences(module: nn.Module, net: CaffeNet, inputs: Sequence[tuple[Tensor, ...]], outputs: Sequence[Blob]) -> list[Comparison]:
-    largest = dict.fromkeys((blob.name for blob in outputs), 0.0)
-    for tensors in inputs:
-        with torch.no_grad():
-            theirs, ours = module(*tensors), net(*tensors, blobs=tuple(largest))
-        flat = torch.utils._pytree.tree_leaves(theirs)
-        for name, value in zip(largest, flat, strict=True):
-            scale = max(float(value.nan_to_num(0, 0, 0).abs().max()), 1e-6)
-            if ours[name].numel() != value.numel():
-                raise ConversionError(f"output {name!r} has the shape {tuple(ours[name].shape)}, the module's has {tuple(value.shape)}.")
-            mine = ours[name].reshape(value.shape)
-            same = (mine == value) | (mine.isnan() & value.isnan())  # infinities are equal to themselves, and no number is as none
-            gap = (mine - value).abs().nan_to_num(math.inf).masked_fill(same, 0)
-            largest[name] = max(largest[name], float(gap.max()) / scale)
-    return [Comparison(blob.name, blob.shape, largest[blob.name], "the module itself") for blob in outputs]

@@ -48,6 +48,7 @@ OPERATORS: dict[str, tuple[nn.Module, Any]] = {
     "average pooling that does not count the padding": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), X),
     "average pooling with a divisor": (nn.AvgPool2d(3, 2, 1, divisor_override=5), X),
     "average pooling, padded, that rounds up": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), X),
+    "kernels that are not square": (nn.MaxPool2d((3, 2), (2, 1), (1, 0)), X),
     "strides above the kernel": (nn.MaxPool2d(2, 3, 1), X),
     "strides above the kernel that round up": (nn.MaxPool2d(2, 3, ceil_mode=True), X),
     "pooling one place of three": (nn.AvgPool2d(1, 3, ceil_mode=True), X),
@@ -115,6 +116,141 @@ OPERATORS: dict[str, tuple[nn.Module, Any]] = {
     "two inputs": (Formula(lambda held, x, y: held[0](x) + y, nn.Conv2d(8, 8, 1)), (X, X.flip(0))),
     "operations in place": (Formula(lambda held, x: F.relu_(held[0](x)).add_(1).mul_(2), nn.Conv2d(8, 4, 1)), X),
     "one blob joined": (Formula(lambda held, x: held[0](torch.cat([x], 1)) + x, nn.BatchNorm2d(8)), X),
+    "borders of every kind": (
+        Formula(
+            lambda held, x: (
+                *(F.pad(x, (1, 2, 2, 1), mode) for mode in ("reflect", "replicate", "circular")),
+                F.pad(x, (1, 0, 0, 2), value=3.0),
+                F.pad(x, (0, 0, 0, 0, 2, 1)),
+                F.pad(x, (-1, 2)),
+                F.pad(x[:, :, 0], (1, 1)),
+            )
+        ),
+        X,
+    ),
+    "resizing to any size": (
+        Formula(
+            lambda held, x: (
+                *(F.interpolate(x, (17, 7), mode=mode) for mode in ("nearest", "nearest-exact", "bilinear", "bicubic", "area")),
+                *(F.interpolate(x, scale_factor=scale, mode="bilinear") for scale in (0.5, 1.5)),
+                F.interpolate(x, scale_factor=(2, 3)),
+                F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
+                F.interpolate(x[:, :, :1, :1], (5, 6), mode="bilinear"),
+            )
+        ),
+        X,
+    ),
+    "pooling of one axis and of three": (
+        Formula(
+            lambda held, x: (
+                F.max_pool1d(x[:, :, 0], 3, 2, 1),
+                F.avg_pool1d(x[:, :, 0], 3, 2),
+                F.adaptive_avg_pool1d(x[:, :, 0], 3),
+                F.max_pool3d(x[:, None], (2, 3, 2)),
+                F.avg_pool3d(x[:, None], 2),
+                F.local_response_norm(x, 5, 0.1),
+                F.local_response_norm(x, 4),
+            )
+        ),
+        X,
+    ),
+    "norms": (
+        Formula(
+            lambda held, x: (
+                F.normalize(x),
+                F.normalize(x.flatten(1)),
+                x.norm(dim=2),
+                F.rms_norm(x, [10]),
+                x.norm(1, dim=(2, 3), keepdim=True),
+            )
+        ),
+        X,
+    ),
+    "places picked and repeated": (
+        Formula(
+            lambda held, x: (
+                x[:, [2, 1, 0]],
+                x.flip(3),
+                x.roll(1, 2),
+                x[..., ::2, 1::3],
+                x[:, ::2],
+                x.repeat(1, 2, 1, 1),
+                x.repeat_interleave(2, 1),
+                x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 5),
+                x.unbind(1)[3],
+                torch.stack([x, x + 1], 1),
+            )
+        ),
+        X,
+    ),
+    "broadcasting of both": (
+        Formula(
+            lambda held, x: (
+                x.mean(3, keepdim=True) + x.mean(2, keepdim=True),
+                x * x.mean((1, 2), keepdim=True),
+                torch.maximum(x, x.mean(1, keepdim=True)),
+            )
+        ),
+        X,
+    ),
+    "constants of every shape": (
+        Formula(
+            lambda held, x: (
+                torch.cat([x, torch.zeros(2, 1, 12, 10)], 1),
+                x + torch.ones_like(x),
+                torch.cat([x, x.new_full((2, 8, 12, 2), 0.5)], 3),
+                torch.maximum(x, torch.tensor(0.3)),
+                x + torch.linspace(0, 1, 120).view(12, 10),
+                x.clamp(torch.tensor(-0.1), torch.tensor(0.2)),
+            )
+        ),
+        X,
+    ),
+    "conditions": (
+        Formula(
+            lambda held, x: (
+                torch.where(x > 0.1, x, x * 2),
+                (x < 0).float() * x,
+                x.masked_fill(x >= 0.2, 0.0),
+                x.sign(),
+                F.threshold(x, 0.1, 20.0),
+                F.softshrink(x),
+                F.hardshrink(x),
+            )
+        ),
+        X,
+    ),
+    "more functions of each value": (
+        Formula(
+            lambda held, x: (
+                F.mish(x),
+                F.celu(x, 0.7),
+                F.gelu(x, approximate="tanh"),
+                F.glu(x, 1),
+                F.logsigmoid(x),
+                x.square(),
+                x**3,
+                x.clamp_min(0.1),
+                torch.addcmul(x, x, x, value=2),
+                torch.lerp(x, x + 1, 0.3),
+                x.abs().log1p(),
+                (x.abs() + 1).log2(),
+            )
+        ),
+        X,
+    ),
+    "transposed convolutions of one axis and of three": (
+        Formula(
+            lambda held, x: (held[0](x[:, :, 0]), held[1](x[:, None])), nn.ConvTranspose1d(8, 4, 3, 2, 1), nn.ConvTranspose3d(1, 2, 3, 2, 1)
+        ),
+        X,
+    ),
+    "an input that nobody reads": (Formula(lambda held, x, y: held[0](x), nn.Conv2d(8, 4, 1)), (X, X)),
+    "no value for an output": (Formula(lambda held, x: {"a": held[0](x), "b": None}, nn.Conv2d(8, 4, 1)), X),
+    "an input that is changed": (Formula(lambda held, x: x.mul_(2) + 1), X.clone()),
+    "places in a table": (nn.Sequential(nn.Embedding(20, 6), nn.Flatten(), nn.Linear(42, 3)), torch.arange(14).view(2, 7)),
+    "half precision": (nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)).half(), X.half()),
+    "double precision": (nn.Conv2d(8, 4, 1).double(), X.double()),
     "LSTM": (Formula(lambda held, x: held[0](x)[0], nn.LSTM(10, 6)), X[:, :5, 0].transpose(0, 1)),
     "the last state of two layers of LSTM": (
         Formula(lambda held, x: held[1](held[0](x)[1][0][-1]), nn.LSTM(10, 6, 2), nn.Linear(6, 3)),
@@ -142,22 +278,36 @@ def quietly(module: nn.Module, example: Any, folder: Path, **options: Any) -> li
         return to_caffe(module, example, folder / "net.prototxt", folder / "net.caffemodel", **options)
 
 
+HEADS: dict[str, tuple[nn.Module, Any]] = {
+    "a detector's head": (Formula(lambda held, x: held[0](x).permute(0, 2, 3, 1).reshape(2, -1, 4), nn.Conv2d(8, 12, 1)), X),
+    "a grid's head": (
+        Formula(lambda held, x: held[0](x).view(2, 3, 4, 12, 10).permute(0, 1, 3, 4, 2).flatten(1, 3), nn.Conv2d(8, 12, 1)),
+        X,
+    ),
+}
 OTHERWISE = [
     ("bvlc", "max pooling that rounds down"), ("bvlc", "average pooling that rounds down"), ("bvlc", "ReLU6"), ("bvlc", "SiLU"),
-    ("bvlc", "strides above the kernel that round up"), ("ssd", "ChannelShuffle"), ("ssd", "LSTM with the batch first"),
+    ("bvlc", "strides above the kernel that round up"), ("bvlc", "kernels that are not square"), ("ssd", "a detector's head"),
+    ("ssd", "a grid's head"), ("ssd", "ChannelShuffle"), ("ssd", "LSTM with the batch first"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("dialect", "case"), [*(("caffe1", case) for case in OPERATORS), *OTHERWISE])
 def test_an_operator_is_the_same_in_caffe(case: str, dialect: Any, tmp_path: Path) -> None:
-    module, example = OPERATORS[case]
+    module, example = (OPERATORS | HEADS)[case]
     compared = quietly(settled(module), example, tmp_path, dialect=dialect)
     assert compared
     for each in compared:
         assert each.difference <= (1e-5 if each.reference == "the module itself" else 1e-4), each
 
 
-@pytest.mark.parametrize("case", ["max pooling that rounds down", "Flatten", "a factor for each channel", "LSTM", "parts in another order"])
+BATCHES = [
+    "max pooling that rounds down", "Flatten", "a factor for each channel", "LSTM", "parts in another order", "group normalization",
+    "layer normalization of the last axis", "instance normalization",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BATCHES)
 def test_what_was_written_runs_with_another_batch(case: str, tmp_path: Path) -> None:
     module, example = OPERATORS[case]
     quietly(settled(module), example, tmp_path)
@@ -165,6 +315,25 @@ def test_what_was_written_runs_with_another_batch(case: str, tmp_path: Path) -> 
     more = torch.cat([example, example.flip(0) + 1], 1 if case == "LSTM" else 0)
     with torch.no_grad():
         torch.testing.assert_close(net(more).reshape(module(more).shape), module(more), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*no second implementation")
+@pytest.mark.parametrize("module", [Formula(lambda held, x: x.transpose(0, 1)), OPERATORS["LSTM with the batch first"][0]])
+def test_what_is_right_for_one_batch_size_says_so_and_takes_no_other(module: nn.Module, tmp_path: Path) -> None:
+    example = X[:1, :5, 0]
+    with pytest.warns(UserWarning, match="right for a batch of 1 only") as warned:
+        to_caffe(module, example, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    assert warned
+    net = convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    net(example)
+    with pytest.raises(RuntimeError):
+        net(torch.cat([example, example]))
+
+
+def test_what_opencv_computes_otherwise_is_a_warning(tmp_path: Path) -> None:
+    dilated = nn.ConvTranspose2d(8, 8, 3, 2, 1, dilation=2)
+    with pytest.warns(UserWarning, match="known to differ in Deconvolution with dilation.*computes something else"):
+        to_caffe(dilated, X, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
 
 
 NETS = ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5"]
@@ -214,6 +383,33 @@ def test_all_that_has_no_form_is_named_at_once_and_nothing_is_written(tmp_path: 
     said = str(error.value)
     assert "2 operations have no form" in said and "1: gelu" in said and "2: max_pool2d: " in said and "dilation" in said
     assert not list(tmp_path.iterdir())
+
+
+REFUSED: dict[str, tuple[nn.Module, Any, str]] = {
+    "places of maxima": (Formula(lambda held, x: held[0](x)[1], nn.MaxPool2d(2, return_indices=True)), X, "no such second result"),
+    "nothing": (Formula(lambda held, x: x[:, :0]), X, "nothing is left"),
+    "no batch": (nn.Conv2d(8, 4, 3), X[0], "no axis for the samples"),
+    "statistics of the batch": (nn.BatchNorm2d(8, track_running_stats=False), X, "depends on the batch"),
+    "a projected state": (Formula(lambda held, x: held[0](x)[0], nn.LSTM(10, 6, proj_size=3)), X[:, :5, 0], "proj_size"),
+    "a line above": (nn.Softplus(1, 0.1), X, "BNLL does not"),
+    "a mean of samples": (Formula(lambda held, x: x.mean(0, keepdim=True)), X, "samples of the batch"),
+    "places that the net computes": (Formula(lambda held, x: x[:, x[0, :3, 0, 0].long()]), X, "the net itself computes"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_gives_the_reason(case: str, tmp_path: Path) -> None:
+    module, example, reason = REFUSED[case]
+    with pytest.raises(ConversionError, match=reason):
+        quietly(module, example, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_prototxt_s_name_leaves_no_caffemodel(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").mkdir()
+    with pytest.raises(ConversionError, match="this is a folder"):
+        to_caffe(nn.ReLU(), X, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.prototxt"]
 
 
 def test_a_permutation_says_which_dialect_has_it(tmp_path: Path) -> None:

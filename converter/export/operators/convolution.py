@@ -18,6 +18,12 @@ from converter.export.rearranged import cut
 from converter.export.sketch import Blob, NoCaffeForm, Sketch
 
 
+def _axes(x: Blob, kernel: Sequence[int]) -> int:
+    if len(x.shape) != 2 + len(kernel):
+        raise NoCaffeForm(f"its input {x.shape} has no axis for the samples of a batch; give the example one")
+    return len(kernel)
+
+
 @operator("conv1d", "conv2d", "conv3d")
 def convolution(
     net: Sketch,
@@ -31,7 +37,7 @@ def convolution(
 ) -> Blob:
     held(weight, "the kernel")
     kernel = list(weight.shape[2:])
-    axes = len(kernel)
+    axes = _axes(input, kernel)
     steps, holes = per_axis(stride, axes), per_axis(dilation, axes)
     if padding == "same":
         both = [hole * (k - 1) for hole, k in zip(holes, kernel, strict=True)]
@@ -57,7 +63,7 @@ def convolution(
     return net.one("Convolution", [input], shape, [weight, *some(bias)], convolution_param=parameters)
 
 
-@operator("conv_transpose2d")
+@operator("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(
     net: Sketch,
     input: Blob,
@@ -70,13 +76,15 @@ def transposed_convolution(
     dilation: int | Sequence[int] = 1,
 ) -> Blob:
     held(weight, "the kernel")
-    kernel, steps, holes = list(weight.shape[2:]), per_axis(stride, 2), per_axis(dilation, 2)
-    pad, more = per_axis(padding, 2), per_axis(output_padding, 2)
+    kernel = list(weight.shape[2:])
+    axes = _axes(input, kernel)
+    steps, holes = per_axis(stride, axes), per_axis(dilation, axes)
+    pad, more = per_axis(padding, axes), per_axis(output_padding, axes)
     if any(extra > p for extra, p in zip(more, pad, strict=True)):
         raise NoCaffeForm(f"output_padding {more} is larger than the padding {pad}: Caffe's Deconvolution makes no such rows")
     whole = [(size - 1) * step + hole * (k - 1) + 1 for size, step, hole, k in zip(input.shape[2:], steps, holes, kernel, strict=True)]
     outputs = weight.shape[1] * groups
-    own = [0, 0] if any(more) else pad  # rows beyond the padded ones: make all, cut the rest off
+    own = [0] * axes if any(more) else pad  # rows beyond the padded ones: make all, cut the rest off
     parameters: dict[str, Any] = {
         "num_output": outputs,
         **({} if bias is not None else {"bias_term": False}),

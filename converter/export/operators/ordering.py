@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from converter.export.operators.registry import (
     REARRANGING,
@@ -20,6 +21,21 @@ def dropout(net: Sketch, input: Blob, p: float = 0.5, train: bool = False) -> Bl
     if train:
         raise NoCaffeForm("the module is in training mode")
     return net.one("Dropout", [input], input.shape, dropout_param={"dropout_ratio": p})
+
+
+@operator("zeros_like", "new_zeros")
+def zeros(net: Sketch, self: Blob, size: Sequence[int] | None = None, **_: object) -> Tensor:
+    return torch.zeros(self.shape if size is None else tuple(size))
+
+
+@operator("ones_like", "new_ones")
+def ones(net: Sketch, self: Blob, size: Sequence[int] | None = None, **_: object) -> Tensor:
+    return torch.ones(self.shape if size is None else tuple(size))
+
+
+@operator("full_like", "new_full")
+def full(net: Sketch, self: Blob, fill_value: float, size: Sequence[int] | None = None, **_: object) -> Tensor:
+    return torch.full(self.shape if size is None else tuple(size), float(fill_value))
 
 
 @operator("_to_copy", "to", "contiguous", "detach", "lift_fresh_copy", "alias")
@@ -72,3 +88,24 @@ _rearranging("pixel_unshuffle")(lambda places, downscale_factor: torch.pixel_uns
 _rearranging("channel_shuffle", "native_channel_shuffle")(
     lambda places, groups: places.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 )
+
+
+_rearranging("expand")(lambda places, size, implicit=False: places.expand(size))
+
+
+_rearranging("repeat")(lambda places, repeats: places.repeat(repeats))
+
+
+_rearranging("repeat_interleave")(lambda places, repeats, dim=None, output_size=None: places.repeat_interleave(repeats, dim))
+
+
+_rearranging("roll")(lambda places, shifts, dims=(): places.roll(shifts, dims))
+
+
+_rearranging("index")(lambda places, indices: places[tuple(slice(None) if each is None else each for each in indices)])
+
+
+_rearranging("index_select")(lambda places, dim, index: places.index_select(dim, index))
+
+
+_rearranging("movedim")(lambda places, source, destination: places.movedim(source, destination))

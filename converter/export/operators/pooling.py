@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from converter.export.operators.registry import (
-    affine,
-    hw,
-    operator,
-    per_axis,
-)
+from converter.export.linear import along, reshaped, separable
+from converter.export.operators.registry import affine, eltwise, hw, operator, per_axis, power
 from converter.export.rearranged import Rearranged, cut, rearrange, written
 from converter.export.sketch import Blob, NoCaffeForm, Sketch
+
+
+@operator("max_pool1d", "max_pool3d", "max_pool3d_with_indices")
+def max_pool(
+    net: Sketch,
+    self: Blob,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = (),
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> list[Blob]:
+    if set(per_axis(dilation, 3)) != {1}:
+        raise NoCaffeForm(f"dilation {dilation}: Caffe's pooling has none")
+    return [_by_axis(net, "MAX", self, kernel_size, stride, padding, ceil_mode)]
+
+
+@operator("avg_pool1d", "avg_pool3d")
+def avg_pool(
+    net: Sketch,
+    self: Blob,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = (),
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Blob:
+    if divisor_override is not None or (not count_include_pad and any(per_axis(padding, 3))):
+        raise NoCaffeForm("an average of one or three axes with a divisor of its own, or without its padding")
+    return _by_axis(net, "AVE", self, kernel_size, stride, padding, ceil_mode)
+
+
+def _by_axis(
+    net: Sketch, mode: str, x: Blob, kernel_size: int | Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int], ceil: bool
+) -> Blob:
+    """Pooling of one axis or of three: one axis after the other, each as the height of an image."""
+    axes = len(x.shape) - 2
+    kernel, pad = per_axis(kernel_size, axes), per_axis(padding, axes)
+    steps = per_axis(stride, axes) if stride else kernel
+    for axis, (k, step, p) in enumerate(zip(kernel, steps, pad, strict=True), 2):
+        if (k, step, p) == (1, 1, 0):
+            continue
+        before, after = x.shape[1:axis], x.shape[axis + 1 :]
+        image = reshaped(net, x, (x.shape[0], prod(before), x.shape[axis], prod(after)))
+        found = _pooled(net, mode, image, [k, 1], [step, 1], [p, 0], ceil)
+        x = reshaped(net, found, (x.shape[0], *before, found.shape[2], *after))
+    return x
 
 
 @operator("max_pool2d", "max_pool2d_with_indices")
@@ -88,7 +133,8 @@ def _pooled(
             c - ((c - 1) * s >= size + p) for c, s, size, p in zip(wanted, steps, x.shape[2:], pad, strict=True)
         ]  # torch always clips
     parameters: dict[str, Any] = {"pool": mode, **hw(kernel_size=kernel, stride=steps, pad=pad)}
-    if made != wanted == windows(False) and net.has("Pooling.round_mode"):
+    square = all(len(set(sides)) == 1 for sides in (kernel, steps, pad))  # of others OpenCV does not read it
+    if made != wanted == windows(False) and square and net.has("Pooling.round_mode"):
         return net.one("Pooling", [x], [*x.shape[:2], *wanted], pooling_param={**parameters, "round_mode": "FLOOR"})
     found = net.one("Pooling", [x], [*x.shape[:2], *made], pooling_param=parameters)
     for axis, count in enumerate(wanted, 2):
@@ -112,30 +158,26 @@ def _adaptive(net: Sketch, mode: str, x: Blob, output_size: Sequence[int]) -> Bl
         return x
     if wanted == [1, 1]:
         return net.one("Pooling", [x], [*x.shape[:2], 1, 1], pooling_param={"pool": mode, "global_pooling": True})
-    if any(have % want for have, want in zip(size, wanted, strict=True)):
-        return _averaged(net, mode, x, wanted)
-    kernel = [have // want for have, want in zip(size, wanted, strict=True)]
-    return _pooled(net, mode, x, kernel, kernel, 0, True)
+    if not any(have % want for have, want in zip(size, wanted, strict=True)):
+        kernel = [have // want for have, want in zip(size, wanted, strict=True)]
+        return _pooled(net, mode, x, kernel, kernel, 0, True)
+    if mode == "AVE":
+        return separable(net, x, lambda rows: torch.nn.functional.adaptive_avg_pool2d(rows, (wanted[0], wanted[1])))
+    raise NoCaffeForm(f"adaptive pooling of {size} to {wanted} has windows of several sizes; only averages of such have a form")
 
 
-def _averaged(net: Sketch, mode: str, x: Blob, wanted: Sequence[int]) -> Blob:
-    """Windows of several sizes: each output is one row of a matrix on the places of a channel."""
-    if mode != "AVE":
-        raise NoCaffeForm(
-            f"adaptive pooling of {list(x.shape[2:])} to {list(wanted)} has windows of several sizes; only averages of such have a form"
-        )
-    sides = []
-    for size, count in zip(x.shape[2:], wanted, strict=True):
-        side = torch.zeros(count, size)
-        for i in range(count):  # PyTorch's AdaptiveAveragePooling.cpp: from floor(i * size / count) to ceil((i + 1) * size / count)
-            first, last = i * size // count, -(-(i + 1) * size // count)
-            side[i, first:last] = 1 / (last - first)
-        sides.append(side)
-    matrix = torch.kron(*sides)
-    flat = written(net, rearrange(x, lambda places: places.flatten(2)))
-    shape = [*x.shape[:2], len(matrix)]
-    found = net.one("InnerProduct", [flat], shape, [matrix], inner_product_param={"num_output": len(matrix), "bias_term": False, "axis": 2})
-    return written(net, rearrange(found, lambda places: places.reshape(*x.shape[:2], *wanted)))
+@operator("adaptive_avg_pool1d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d")
+def adaptive_avg_pool(net: Sketch, self: Blob, output_size: Sequence[int]) -> Blob:
+    function = getattr(torch.nn.functional, f"adaptive_avg_pool{len(self.shape) - 2}d")
+    return separable(net, self, lambda rows: function(rows, output_size), range(2, len(self.shape)))
+
+
+@operator("amax")
+def amax(net: Sketch, self: Blob, dim: Sequence[int] = (), keepdim: bool = False) -> Blob | Rearranged:
+    axes = sorted(axis % len(self.shape) for axis in dim)
+    if axes != [2, 3] or len(self.shape) != 4:
+        raise NoCaffeForm("Caffe finds the largest value of an image's places, or of two blobs")
+    return _squeezed(_adaptive(net, "MAX", self, [1, 1]), axes, keepdim)
 
 
 @operator("mean")
@@ -150,19 +192,36 @@ def sum_(net: Sketch, self: Blob, dim: Sequence[int] | None = None, keepdim: boo
 
 def _reduced(net: Sketch, x: Blob, dim: Sequence[int] | None, keepdim: bool, operation: str) -> Blob | Rearranged:
     rank = len(x.shape)
-    axes = sorted(axis % rank for axis in (range(rank) if dim is None else dim))
-    kept = [1 if i in axes else size for i, size in enumerate(x.shape)]
-    left = [size for i, size in enumerate(x.shape) if i not in axes]
-    if axes == [2, 3] and rank == 4 and operation == "MEAN":
-        found = _adaptive(net, "AVE", x, [1, 1])
-    elif axes == [1] and rank == 4:
-        size = x.shape[1]
-        kernel = torch.full((1, size, 1, 1), 1 / size if operation == "MEAN" else 1.0)
-        parameters = {"num_output": 1, "kernel_size": [1], "bias_term": False}
-        found = net.one("Convolution", [x], kept, [kernel], convolution_param=parameters)
-    elif axes == list(range(axes[0], rank)):
-        found = net.one("Reduction", [x], left, reduction_param={"operation": operation, "axis": axes[0]})
+    axes = sorted(axis % rank for axis in (dim or range(rank)))
+    if axes == list(range(rank)):
+        found = net.one("Reduction", [x], [], reduction_param={"operation": operation, "axis": 0})
+        return rearrange(found, lambda places: places.reshape([1] * rank if keepdim else []))
+    if 0 in axes:
+        raise NoCaffeForm("it reduces over the samples of the batch, and over less than all of their values")
+    kept = x
+    if {2, 3} <= set(axes) and rank == 4:
+        kept = _adaptive(net, "AVE", kept, [1, 1])
+        kept = power(net, kept, scale=prod(x.shape[2:])) if operation == "SUM" else kept
+        axes_left = [axis for axis in axes if axis == 1]
     else:
-        raise NoCaffeForm(f"it reduces the axes {axes} of {rank}; Caffe reduces all from one axis on, or the image, or the channels")
-    shape = kept if keepdim else left
-    return rearrange(found, lambda places: places.reshape(shape))
+        axes_left = axes
+    for axis in axes_left:
+        size = x.shape[axis]
+        kept = along(net, kept, axis, torch.full((1, size), 1 / size if operation == "MEAN" else 1.0))
+    return _squeezed(kept, axes, keepdim)
+
+
+def _squeezed(x: Blob, axes: Sequence[int], keepdim: bool) -> Blob | Rearranged:
+    left = [size for i, size in enumerate(x.shape) if i not in axes]
+    return x if keepdim else rearrange(x, lambda places: places.reshape(left))
+
+
+@operator("linalg_vector_norm")
+def vector_norm(
+    net: Sketch, self: Blob, ord: float = 2, dim: Sequence[int] | None = None, keepdim: bool = False, **_: object
+) -> Blob | Rearranged:
+    if ord not in (1, 2):
+        raise NoCaffeForm(f"a norm of order {ord}; 1 and 2 have a form")
+    values = net.one("AbsVal", [self], self.shape) if ord == 1 else eltwise(net, "PROD", self, self)
+    found = _reduced(net, values, dim, keepdim, "SUM")
+    return found if ord == 1 else power(net, written(net, found), power=0.5)

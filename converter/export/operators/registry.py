@@ -13,7 +13,7 @@ from converter.export.sketch import Blob, NoCaffeForm, Sketch
 
 Operand = Blob | Tensor | float | int
 Function = TypeVar("Function", bound=Callable[..., Any])
-Result = Blob | Rearranged | list[Blob]
+Result = Blob | Rearranged | Tensor | list[Any]
 OPERATORS: dict[str, Callable[..., Result]] = {}
 # These get a chain of rearrangements as it is; every other operator gets the blob that it makes.
 REARRANGING: dict[str, Callable[..., Rearranged]] = {}

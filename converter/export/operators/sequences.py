@@ -28,6 +28,8 @@ def lstm(
     batch_first: bool,
 ) -> list[Any]:
     """Caffe's LSTM reads (T, N, D) and a second bottom that is 0 where a sequence begins; its gates come in the order i, f, o, g."""
+    if params[1].shape[0] != 4 * params[1].shape[1]:
+        raise NoCaffeForm("Caffe's LSTM does not project its state (proj_size)")
     if bidirectional or any(not isinstance(each, Tensor) or bool(each.any()) for each in hx) or len(input.shape) != 3:
         raise NoCaffeForm("Caffe's LSTM runs forward over (T, N, D), from states of zeros: no bidirectional, no states given")
     x = written(net, rearrange(input, lambda places: places.transpose(0, 1))) if batch_first else input

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converter.export.operators.registry import (
-    Operand,
-    affine,
-    held,
-    operator,
-    some,
-)
+from converter.export.linear import reshaped
+from converter.export.operators.arithmetic import mul
+from converter.export.operators.registry import Operand, affine, eltwise, held, operator, power, some
 from converter.export.sketch import Blob, NoCaffeForm, Sketch
 
 
@@ -63,18 +59,23 @@ def batch_norm(
     return [affine(net, found, 1, weight, bias)]
 
 
-def _standardized(net: Sketch, x: Blob, groups: int, eps: float) -> Blob:
-    """Each of `groups` equal parts of a sample minus its mean, over its deviation: BatchNorm on parts that stand as channels.
+@operator("_native_batch_norm_legit", "native_batch_norm")
+def batch_statistics(net: Sketch, *_: object, **__: object) -> Blob:
+    raise NoCaffeForm("this BatchNorm keeps no statistics (track_running_stats=False): its result depends on the batch")
 
-    MVN is not it: its eps lies outside of the root (mvn_layer.cpp).
+
+def _standardized(net: Sketch, x: Blob, groups: int, eps: float, centred: bool = True) -> Blob:
+    """Each of `groups` equal parts of a sample minus its mean, over its deviation; `centred=False`: over its root mean square.
+
+    MVN takes the mean away. Its deviation is not used, whose eps lies outside of the root (mvn_layer.cpp), nor a BatchNorm of the
+    batch's own statistics, which is for one batch size only.
     """
-    count = x.shape[0]
-    flat = net.one(
-        "Reshape", [x], (1, count * groups, prod(x.shape[1:]) // groups), reshape_param={"shape": {"dim": [1, count * groups, -1]}}
-    )
-    blobs = [torch.zeros(count * groups), torch.ones(count * groups), torch.ones(1)]
-    parts = net.one("BatchNorm", [flat], flat.shape, blobs, batch_norm_param={"eps": eps, "use_global_stats": False})
-    return net.one("Reshape", [parts], x.shape, reshape_param={"shape": {"dim": list(x.shape)}})
+    parts = x if len(x.shape) == 4 and x.shape[1] == groups else reshaped(net, x, (x.shape[0], groups, prod(x.shape[1:]) // groups, 1))
+    if centred:
+        parts = net.one("MVN", [parts], parts.shape, mvn_param={"normalize_variance": False})
+    squares = eltwise(net, "PROD", parts, parts)
+    variance = net.one("Pooling", [squares], [x.shape[0], groups, 1, 1], pooling_param={"pool": "AVE", "global_pooling": True})
+    return reshaped(net, mul(net, parts, power(net, variance, power=-0.5, shift=eps)), x.shape)
 
 
 @operator("group_norm", "native_group_norm")
@@ -118,11 +119,25 @@ def layer_norm(
     eps: float = 1e-5,
     **_: object,
 ) -> list[Blob]:
-    size = prod(normalized_shape)
-    axis = len(input.shape) - len(normalized_shape)
+    return [_over_last_axes(net, input, normalized_shape, weight, bias, eps, centred=True)]
+
+
+@operator("rms_norm")
+def rms_norm(
+    net: Sketch, input: Blob, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None, **_: object
+) -> Blob:
+    return _over_last_axes(
+        net, input, normalized_shape, weight, None, torch.finfo(torch.float32).eps if eps is None else eps, centred=False
+    )
+
+
+def _over_last_axes(
+    net: Sketch, x: Blob, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, centred: bool
+) -> Blob:
+    axis = len(x.shape) - len(sizes)
     if axis < 1:
         raise NoCaffeForm("it normalizes over the batch, too")
-    return [affine(net, _standardized(net, input, prod(input.shape[1:]) // size, eps), axis, weight, bias)]
+    return affine(net, _standardized(net, x, prod(x.shape[1:axis]), eps, centred), axis, weight, bias)
 
 
 @operator("prelu")
