@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -88,10 +89,12 @@ def head(path: Path, count: int) -> bytes:
 def stand_in(start: bytes) -> str | None:
     """What came in place of the file that was wanted, by its first 512 bytes, and what to do; None for anything else."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
+    if re.match(rb"<[a-z!?/]", text) and not re.match(rb"<(\?xml[^>]*>\s*<)?net\b", text):  # OpenVINO's nets are XML, too
         return "a web page: the link gave a page (a login, a quota, a moved file); download the file itself, on GitHub its raw form"
-    if text.startswith(b"version https://git-lfs"):
+    if re.match(rb"version https://(git-lfs|hawser)\.github\.com", text):
         return "a Git LFS pointer, 130 bytes that name the file; run `git lfs pull` in its repository to get the file itself"
+    if re.match(rb"(\.\./)*(\.git)?/?annex/objects/", text):
+        return "a git-annex pointer, which names the file; run `git annex get` in its repository to get the file itself"
     return None
 
 

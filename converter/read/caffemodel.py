@@ -16,6 +16,7 @@ from typing import Any
 
 from converter.errors import WeightsError, shown
 from converter.files import head
+from converter.formats import HDF5
 from converter.read.source import Source, open_source
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -123,7 +124,7 @@ class Weights:
 
 def is_hdf5(path: Path) -> bool:
     """Whether a file begins as HDF5 files do."""
-    return head(path, 8) == b"\x89HDF\r\n\x1a\n"
+    return head(path, len(HDF5)) == HDF5
 
 
 class _Walk:
@@ -136,7 +137,10 @@ class _Walk:
 
     def damaged(self, at: int, problem: str, where: str) -> WeightsError:
         inside = f" in {where}" if where else f" behind layer {shown(self.last)}" if self.last else ""
-        return WeightsError(f"{self.path}: at byte {at:,}{inside} {problem}. The file is damaged or cut short; fetch it again.")
+        ending = "The file is damaged or cut short; fetch it again."
+        if not self.last and not where.startswith("layer '"):  # nothing has shown yet that it is a caffemodel
+            ending = "It is no caffemodel, or one that is damaged or cut short: see what it is before you fetch it again."
+        return WeightsError(f"{self.path}: at byte {at:,}{inside} {problem}. {ending}")
 
     def varint(self, at: int, end: int, where: str) -> tuple[int, int]:
         value = shift = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import PrototxtError, shown
 from converter.files import read_file, stand_in
-from converter.formats import LENGTH, TEXT, recognised
+from converter.formats import HDF5, LENGTH, PLAIN, TEXT, begins_a_message, recognised
 from converter.read.schema import message_class
 from converter.read.text import Document, read_text
 from converter.read.upgrade import NetSpec, upgrade
@@ -38,16 +38,17 @@ def _decoded(path: Path) -> str:
     raw = read_file(path, MAX_BYTES, "prototxt", PrototxtError)
     if found := stand_in(raw[:512]):
         raise PrototxtError(f"{path}: no prototxt, but {found}.")
-    if (other := recognised(raw[:LENGTH])) not in (None, TEXT):
+    if (other := recognised(raw[:LENGTH])) not in (None, TEXT, PLAIN):
         raise PrototxtError(f"{path}: this is {other.what}, no prototxt; {other.advice}.")
+    if raw.startswith(HDF5):
+        raise PrototxtError(f"{path}: this is an HDF5 file, no prototxt; if it is Caffe's, give it second, as the weights.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise PrototxtError(f"{path}: this is UTF-16 text; save it as UTF-8.") from None
         text = raw.decode("latin-1")  # comments in old code pages; a name in one becomes its latin-1 reading
     if "\0" in text:
-        raise PrototxtError(f"{path}: this is a binary file, not a prototxt; is it the caffemodel?")
+        what = "is it the caffemodel?" if begins_a_message(raw) else "and no caffemodel either, by its first bytes."
+        raise PrototxtError(f"{path}: this is a binary file, not a prototxt; {what}")
     return text
 
 
@@ -60,6 +61,7 @@ def _spec(text: str, where: str, phase: str, path: Path | None) -> NetSpec:
         return _solver(text, where, phase, path)
     if not document.layers:
         what = f"; its fields are {shown(sorted(names))}" if names else ""
+        what += ": a label map of SSD's, perhaps" if names == {"item"} else ""
         raise PrototxtError(f"{where}: there is no layer in this file{what}.")
     return upgrade(document, where)
 

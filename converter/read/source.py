@@ -10,7 +10,7 @@ from typing import overload
 
 from converter.errors import WeightsError, shown
 from converter.files import READING, read_at, stand_in
-from converter.formats import LENGTH, recognised
+from converter.formats import HDF5, LENGTH, begins_a_message, recognised
 
 _BLOCK = 1 << 16
 
@@ -84,7 +84,7 @@ def open_source(path: Path) -> Source:
         raise WeightsError(f"{shown(str(path))}: no file can have this name.") from problem
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise WeightsError(f"{path}: not a regular file, so no weight file.")
+            raise WeightsError(f"{path}: {_what_else(path)}, so no weight file.")
         start = bytearray(LENGTH)
         head = bytes(start[: read_at(descriptor, memoryview(start), 0)])
         if not head:
@@ -100,9 +100,28 @@ def open_source(path: Path) -> Source:
     return Source(path, descriptor)
 
 
+def _what_else(path: Path) -> str:
+    """What stands there instead of a regular file; a folder is known by what lies in it."""
+    for name, what in (
+        ("saved_model.pb", "a TensorFlow SavedModel"),
+        ("data.mdb", "an LMDB database, Caffe's form of training images"),
+        ("CURRENT", "a LevelDB database, Caffe's form of training images"),
+        ("Manifest.json", "a Core ML package"),
+    ):
+        if (path / name).exists():
+            return f"a folder ({what}), not a regular file"
+    return "a folder, not a regular file" if path.is_dir() else "not a regular file"
+
+
 def _not_weights(head: bytes) -> str | None:
     """What a file is that is no caffemodel, by its first bytes, and what to do with it."""
     if found := stand_in(head):
         return f"no weight file, but {found}."
     found_format = recognised(head)
-    return None if found_format is None else f"this is {found_format.what}; {found_format.advice}."
+    if found_format is not None:
+        return f"this is {found_format.what}; {found_format.advice}."
+    if head.startswith(HDF5) or begins_a_message(head):
+        return None
+    if not head.strip(b"\0"):
+        return f"no weight file: its first {len(head)} bytes are zeros, as those of a download that was never completed."
+    return f"no caffemodel: none begins with the bytes {head[:4].hex(' ')}. It is a file of another kind."

@@ -83,6 +83,7 @@ class _Reader:
         self.newlines = [m.start() for m in re.finditer("\n", text)]
         self.layers: list[LayerText] = []
         self.unknown: list[Unknown] = []
+        self.read = False  # whether a field has been found, of whatever name
         self.advance()
 
     def line(self, position: int | None = None) -> int:
@@ -91,6 +92,9 @@ class _Reader:
     def fail(self, problem: str, position: int | None = None) -> PrototxtError:
         at = self.start if position is None else position
         column = at - self.text.rfind("\n", 0, at)
+        if not self.read and "this is no prototxt" not in problem:
+            line = self.text.strip().split("\n")[0]
+            problem += f" This is no prototxt: it begins {shown(line, 60)}, not with a field such as name: or layer {{."
         return PrototxtError(f"{self.where}, line {self.line(at)}, column {column}: {problem}")
 
     def advance(self) -> None:
@@ -161,6 +165,7 @@ class _Reader:
         path = (*path, name)
         colon = self.found(":")
         is_message = self.kind == "mark" and self.token in ("{", "<")
+        self.read = self.read or colon or is_message
         if known is None:
             if not is_message and not colon:
                 raise self.fail(f"expected ':' and a value, or '{{', after {shown(name, 40)}.")

@@ -425,7 +425,7 @@ STRANGERS = {
     "a prototxt": (PROTOTXT, "text file"),
     "a prototxt with a comment first": (b"# VGG\r\n" + PROTOTXT, "text file"),
     "nothing": (b"", "empty"),
-    "zeros": (b"\0" * 4096, "damaged"),
+    "zeros": (b"\0" * 4096, "never completed"),
     "a header without layers": (block(1, b"net"), "no layer"),
 }
 
