@@ -203,15 +203,17 @@ def _is_binary(path: Path) -> bool:
 
 
 def _shapes(given: list[str], usage: Callable[[str], NoReturn]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for text in given:
         name, _, dims = text.rpartition("=")
         try:
-            shapes[name] = tuple(int(d) for d in dims.replace("x", ",").split(","))
+            shape = tuple(int(d) for d in dims.replace("x", ",").split(","))
         except ValueError:
-            name = ""
-        if not name or min(shapes[name]) < 1:
+            shape = ()
+        if not name or not shape or not 1 <= min(shape) <= max(shape) < 1 << 31:
             usage(f"--input-shape {text}: expected NAME=N,C,H,W, such as data=1,3,224,224")
+        if shapes.setdefault(name, shape) != shape:
+            usage(f"--input-shape gives {name} two shapes, {','.join(map(str, shapes[name]))} and {dims}")
     return shapes
 
 
@@ -372,7 +374,6 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         )
         if output.suffix == ".py" and weights is None and not options.random_weights:
             checked = "the structure; load() reads the weights from a state dict, as -o net.safetensors writes one"
-
         say(f"{output}: {counted(len(graph.steps), 'layer')}, {counted(count, 'parameter')}; {checked}")
         for line in [*graph.changes, *([] if rounding is None else [rounding.summary()]), *written.lines]:
             say(f"  {printable(line)}")
@@ -383,6 +384,8 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
 def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse what must fail before an hour of work, and an output that is an input."""
+    if output.is_dir():
+        raise ConversionError(f"{output}: this is a folder; name the file to write, such as {output / ('net' + suffixes[0])}.")
     if output.suffix not in suffixes:
         raise ConversionError(f"{output}: the output's name must end in one of {', '.join(suffixes)}.")
     if not output.parent.is_dir():
@@ -390,8 +393,8 @@ def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = S
     beside = {".py": [output.with_suffix(".safetensors")], ".onnx": [output.with_name(f"{output.name}.data")]}.get(output.suffix, [])
     if any(each.exists() and source.exists() and each.samefile(source) for each in beside for source in sources):
         raise ConversionError(f"{output}: its weights would go to {beside[0]}, which is one of the input files; choose another name.")
-    if output.is_dir() or any(output.exists() and source.exists() and output.samefile(source) for source in sources):
-        raise ConversionError(f"{output}: this is a folder, or one of the input files; choose another name.")
+    if any(output.exists() and source.exists() and output.samefile(source) for source in sources):
+        raise ConversionError(f"{output}: this is one of the input files; choose another name.")
 
 
 def _write_mean(options: argparse.Namespace, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from converter.build.matching import Plan, match
 from converter.build.num_output import change_outputs, draw_anew
 from converter.build.preprocessing import Stated
 from converter.build.rgb01 import take_rgb01
-from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, some
+from converter.errors import CaffezooWarning, GraphError, MismatchError, UnsupportedError, shown, some
 from converter.files import head, stamp_of
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
@@ -130,6 +131,8 @@ def prepare(
     input: Literal["rgb01"] | None = None,
 ) -> tuple[Graph, Plan | None]:
     """The net on the meta device, and where each of its values lies in the weight file (None without one)."""
+    shapes = checked_shapes(input_shapes)
+    stages, ignore = ((each,) if isinstance(each, str) else each for each in (stages, ignore))
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
     if prototxt is not None and found is None and _is_weights(Path(prototxt)):
         found = open_weights(prototxt)
@@ -141,7 +144,7 @@ def prepare(
     fresh = dict(num_output or {})
     change_outputs(spec, fresh)
     try:
-        graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=input_shapes, ignore=ignore)
+        graph = build_graph(spec, phase=phase, stages=stages, level=level, input_shapes=shapes, ignore=ignore)
     except (GraphError, UnsupportedError) as error:
         if prototxt is None:
             hint = "This is the net that the caffemodel itself holds, as it was trained; give its deploy prototxt, too."
@@ -149,13 +152,7 @@ def prepare(
         raise
     check_size(graph)
     draw_anew(graph, fresh)
-    try:
-        plan = None if found is None else match(graph, found, fresh)
-    except MismatchError as error:
-        if not input_shapes:
-            raise
-        given = ", ".join(f"{name}={','.join(map(str, dims))}" for name, dims in input_shapes.items())
-        raise MismatchError(f"{error} Or the input shape that was given is wrong: {given}.") from None
+    plan = None if found is None else match(graph, found, fresh, shapes)
     if plan is not None:
         graph.notes += plan.notes
     if isinstance(preprocess, Stated):
@@ -166,6 +163,21 @@ def prepare(
     if input is not None:
         graph, plan = take_rgb01(graph, plan)
     return graph, plan
+
+
+def checked_shapes(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    """input_shapes as whole numbers. Raises GraphError for anything else, such as a text, a fraction, or a dimension below 1."""
+    found = {}
+    for name, dims in shapes.items() if isinstance(shapes, Mapping) else [(None, shapes)] if shapes is not None else []:
+        try:
+            found[name] = tuple(index(d) for d in dims)
+            wrong = not isinstance(name, str) or not all(1 <= d < 1 << 31 for d in found[name])
+        except TypeError:
+            wrong = True
+        if wrong:
+            said = shown(dims if name is None else {name: dims})
+            raise GraphError(f"input_shapes is {said}: expected names and whole numbers from 1, as {{'data': (1, 3, 224, 224)}}.")
+    return found
 
 
 def _is_weights(path: Path) -> bool:

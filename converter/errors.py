@@ -12,6 +12,9 @@ Every message names the file or layer, the field and its value, and what to do n
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ConversionError(Exception):
     """A Caffe file that cannot be converted exactly; str(error) is one readable paragraph."""
@@ -50,6 +53,12 @@ def shown(value: object, limit: int = 80) -> str:
 def printable(text: object, keep: str = "") -> str:
     """A text for the terminal: control characters, which could move the cursor or hide text, as escapes; those of `keep` as they are."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+def meant(name: str, known: Iterable[str], cutoff: float = 0.8) -> list[str]:
+    """The known name that an unknown one looks like, whatever its case; [] where none does."""
+    lower = {each.lower(): each for each in known}
+    return [lower[near] for near in difflib.get_close_matches(name.lower(), lower, 1, cutoff)]
 
 
 def counted(count: int, what: str) -> str:

@@ -56,7 +56,8 @@ def read_file(path: Path, limit: int, what: str, error: type[Exception]) -> byte
     """The bytes of a regular file of at most limit bytes."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise error(f"{path}: not a regular file, so no {what}.")
+            kind = "a folder, not a regular file" if path.is_dir() else "not a regular file"
+            raise error(f"{path}: {kind}, so no {what}.")
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:

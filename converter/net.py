@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from converter.errors import counted
 from converter.memory import check_activations, peak
 from converter.program import Program
 from converter.read.schema import text_of
@@ -87,7 +88,7 @@ class CaffeNet(nn.Module):
             MemoryShortError: the activations need more memory than there is; nothing has been computed.
         """
         if len(tensors) != len(self.inputs):
-            raise TypeError(f"the net takes {len(self.inputs)} tensors ({', '.join(self.inputs)}), not {len(tensors)}")
+            raise TypeError(f"the net takes {counted(len(self.inputs), 'tensor')} ({', '.join(self.inputs)}), not {len(tensors)}")
         wanted = self.outputs if blobs is None else tuple(blobs)
         calls = self._calls.get(wanted)
         if calls is None:

@@ -36,7 +36,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "write.fx": {"program"},
         "write.source": {"errors", "files", "layers", "preprocess", "program", "write.carried"},  # what a net itself offers: to_source()
         "memory": {"errors", "program"},
-        "net": {"memory", "preprocess", "program", "read", "write.facts", "write.fx", "write.source"},
+        "net": {"errors", "memory", "preprocess", "program", "read", "write.facts", "write.fx", "write.source"},
         "build": {"errors", "layers", "memory", "net", "preprocess", "program", "read"},
         "conversion": {"build", "errors", "files", "net", "preprocess", "read"},
         "table": {"build", "errors", "read"},

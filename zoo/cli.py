@@ -219,7 +219,7 @@ def _embed(options: argparse.Namespace) -> Answer:
     save_npz(found, options.output)
     count, width = found.vectors.shape
     made = counted(count - len(found.failures), "embedding")
-    text = [f"{options.output}: {made} of {width} numbers, from {counted(count, 'picture')}"]
+    text = [f"{options.output}: {made} of {counted(width, 'number')}, from {counted(count, 'picture')}"]
     text += [f"  no embedding: {path}: {reason}" for path, reason in found.failures]
     value = {"path": str(options.output), "embeddings": count - len(found.failures), "size": width, "failures": dict(found.failures)}
     return value, "\n".join(text), int(bool(found.failures))

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from converter.build.crops import crop_offsets
 from converter.build.meta import QuickMeta
 from converter.build.missing import Missing
-from converter.build.phases import kept_layers
+from converter.build.phases import kept_layers, unmet_stages
 from converter.build.preprocessing import preprocess_of
 from converter.build.pruning import prune
-from converter.errors import GraphError, UnsupportedError, shown, some
+from converter.errors import GraphError, UnsupportedError, counted, shown, some
 from converter.layers import Layer, LayerType, Sources, build, layer_type
 from converter.layers.dropped import purpose
 from converter.layers.fork_data import stated_shapes
@@ -164,7 +164,8 @@ class _Builder:
             if self.unscorable is not None:
                 raise self.unscorable
             cut = f" input_shapes names {sorted(self.pruned.cut)}, and all that only makes them is cut." if self.pruned.cut else ""
-            raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.{cut}")
+            other = "" if cut else self.missing.left_out()
+            raise GraphError(f"{self.where}: phase {self.phase} has inputs, and no layer that computes anything.{cut}{other}")
         versions = {name: self.input_versions[name] for name in self.inputs}
         program = Program(tuple(self.steps), tuple(self.versions), versions, self.outputs())
         shapes = [tuple(value.shape) for value in self.values]
@@ -316,7 +317,7 @@ class _Builder:
             if kind.is_loss and not names:
                 names = [""] * len(values)  # Caffe's automatic top, which has no name
             if len(names) != len(values):
-                raise self.failed(spec, f"it has {len(names)} tops; with these bottoms and parameters it makes {len(values)}")
+                raise self.failed(spec, f"it has {counted(len(names), 'top')}; with these bottoms and parameters it makes {len(values)}")
             twice = [name for name, count in Counter(names).items() if name and count > 1]
             if twice:
                 raise self.failed(spec, f"it has the top {shown(twice[0])} twice")
@@ -452,9 +453,10 @@ def build_graph(
     layers = kept_layers(spec, phase, stages, level)
     graph = _Builder(spec, phase, layers, input_shapes or {}, Ignored(ignore)).run()
     graph.preprocess = preprocess_of(graph.sources, graph.inputs, graph.notes)
+    graph.notes += unmet_stages(spec, stages)
     dropped = {id(layer) for layer in spec.layers} - {id(layer) for layer in layers}
     outside = [str(u) for u in spec.unknown]
     outside += [str(u) for layer in spec.layers if id(layer) in dropped for u in layer.unknown]
     if outside:
-        graph.notes.append(f"{len(outside)} unknown fields outside of this phase's layers: {some(outside, 4)}")
+        graph.notes.append(f"{counted(len(outside), 'unknown field')} outside of this phase's layers: {some(outside, 4)}")
     return graph

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from converter.build.fillers import constant
-from converter.errors import MismatchError, UnsupportedError, some
+from converter.errors import MismatchError, UnsupportedError, counted, some
 from converter.read.caffemodel import Blob, Weights
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def tensor_of(blob: Blob, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(numpy.asarray(blob)).reshape(shape)
 
 
-def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
+def match(graph: Graph, weights: Weights, fresh: Container[str] = (), given: Mapping[str, Sequence[int]] | None = None) -> Plan:
     """Find each of the net's blobs in the weight file.
 
     As in Caffe, a layer of the file goes to the net's first layer of that name, later ones overwrite earlier ones, and
     layers the net does not have are passed over. Unlike Caffe, blobs that the file lacks are an error. Layers named in
-    `fresh` take nothing from the file.
+    `fresh` take nothing from the file. `given` has the input shapes that the user named, which may be what is wrong.
 
     Raises:
         MismatchError: every missing, unexpected and differing blob, in one message.
@@ -74,7 +74,7 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
             unused.append(layer.name)
             continue
         if layer.name not in first or not first[layer.name].params:
-            wrong.append(f"layer {layer.name!r}: the file has {len(layer.blobs)} blobs, the net's layer of this name none")
+            wrong.append(f"layer {layer.name!r}: the file has {counted(len(layer.blobs), 'blob')}, the net's layer of this name none")
             continue
         step = first[layer.name]
         if layer.name in seen:
@@ -92,7 +92,7 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
             have = ", ".join("×".join(map(str, b.shape)) or "scalar" for b in layer.blobs)
             want = ", ".join("×".join(map(str, shape)) or "scalar" for shape in step.shapes)
             differing.add(layer.name)
-            counts = f"the file has {len(layer.blobs)} blobs ({have}), the net {len(step.params)} ({want}){hint}"
+            counts = f"the file has {counted(len(layer.blobs), 'blob')} ({have}), the net {len(step.params)} ({want}){hint}"
             wrong.append(f"layer {layer.name!r} ({step.type}): {counts}")
             continue
         for i, blob in zip(places, layer.blobs, strict=True):
@@ -125,9 +125,14 @@ def match(graph: Graph, weights: Weights, fresh: Container[str] = ()) -> Plan:
         parts = [f"these do not fit: {some(wrong)}"] if wrong else []
         parts += [f"the file lacks {len(missing)}: {some(missing)}"] if missing else []
         parts += [f"the file has, but the net does not: {some([repr(name) for name in unused])}"] if unused else []
-        raise MismatchError(f"{weights.path} holds weights for another net than {graph.where}: {'. And '.join(parts)}.")
+        what = f"{weights.path} holds weights for another net than {graph.where}"
+        if wrong and given:
+            shapes = ", ".join(f"{name}={','.join(map(str, dims))}" for name, dims in given.items())
+            what = f"the input shape that was given is wrong: {shapes}; or {what}"
+        raise MismatchError(f"{what}: {'. And '.join(parts)}.")
     if unused:
-        plan.notes.append(f"{len(unused)} layers of the weight file are not in the net: {some(unused, 8)}")
+        verb = "is" if len(unused) == 1 else "are"
+        plan.notes.append(f"{counted(len(unused), 'layer')} of the weight file {verb} not in the net: {some(unused, 8)}")
     if doubled:
         plan.notes.append(f"the weight file has several layers named {', '.join(sorted(set(doubled)))}; as in Caffe, the last one counts")
     return plan

@@ -36,7 +36,8 @@ class Missing:
             reasons.insert(0, f"runs the Python class {python.module}.{python.layer}, which is not part of the files")
         elif not reasons:
             self.unknown_types = True
-            reasons.append(f"is of a type that we do not know.{did_you_mean(spec)}".removesuffix("."))
+            unknown = "is of a type that we do not know." if spec.type else 'has no type; a layer has one, such as type: "Convolution".'
+            reasons.append(f"{unknown}{did_you_mean(spec)}".removesuffix("."))
         self.inputs.update(dict.fromkeys(tops))
         self.uncomputed.append((tops, f"{', '.join(map(shown, tops))}: {spec} {' and '.join(reasons)}"))
 
@@ -82,6 +83,20 @@ class Missing:
         except GraphError:
             return names
         return [name for name in names if name in pruned.read or name not in self.read] or names
+
+    def left_out(self) -> str:
+        """What to say of a net all of whose layers belong to another phase, stage or level."""
+        here = {id(layer) for layer in self.in_phase}
+        others = [layer for layer in self.all_layers if id(layer) not in here]
+        if not others:
+            return ""
+        rules = [rule for layer in others for rule in (*layer.message.include, *layer.message.exclude)]
+        other = "TRAIN" if self.phase == "TEST" else "TEST"
+        wanted = list(dict.fromkeys(f"--stage {stage}" for rule in rules for stage in rule.stage))
+        wanted += [f"--phase {other}"] if any(rule.HasField("phase") for rule in rules) else []
+        wanted += sorted({f"--level {rule.min_level}" for rule in rules if rule.HasField("min_level")})
+        layers = f"{others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        return f" Their rules leave out {layers}; what they ask for: {some(wanted)}." if wanted else f" Their rules leave out {layers}."
 
     def other_phase(self) -> str:
         """A hint where the layers of the file belong to the other phase."""

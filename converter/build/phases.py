@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from converter.errors import GraphError
+from converter.errors import GraphError, shown, some
 from converter.read.schema import message_class
 from converter.read.upgrade import LayerSpec, NetSpec
 
@@ -39,3 +39,12 @@ def _meets(state: Any, stages: set[str], rule: Any) -> bool:
         and stages.issuperset(rule.stage)
         and stages.isdisjoint(rule.not_stage)
     )
+
+
+def unmet_stages(spec: NetSpec, stages: Sequence[str]) -> list[str]:
+    """A note on stages that were asked for and that no layer's rule names: a misspelt one changes nothing, and nobody notices."""
+    rules = [rule for layer in spec.layers for rule in (*layer.message.include, *layer.message.exclude)]
+    known = list(dict.fromkeys(stage for rule in rules for stage in (*rule.stage, *rule.not_stage)))
+    unmet = [stage for stage in dict.fromkeys(stages) if stage not in set(known)]
+    said = f"those are {some(known)}" if known else "none names any"
+    return [f"no layer's rules name the stage {', '.join(map(shown, unmet))}; {said}"] if unmet else []

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from converter.errors import GraphError, UnsupportedError, some
+from converter.errors import GraphError, UnsupportedError, counted, meant, some
 from converter.read.schema import is_repeated
 from converter.read.text import Unknown
 from converter.read.upgrade import LayerSpec
@@ -240,7 +240,9 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     tops = list(spec.message.top)
     python = spec.message.python_param
     what = f"it runs the Python class {python.module}.{python.layer}, which is not part of the files"
-    if spec.type != "Python":
+    if not spec.type:
+        what = 'it has no type; a layer has one, such as type: "Convolution"'
+    elif spec.type != "Python":
         what = (
             f"this layer type is not one we compute, and we leave nothing out silently.{did_you_mean(spec)}"
             " `convert-caffe --list-layers` names all types"
@@ -251,11 +253,19 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
 
 def did_you_mean(spec: LayerSpec) -> str:
     """A question for the type that may have been meant by one that we do not know; "" where none is near."""
-    lower = {name.lower(): name for name in _TYPES}
-    near = difflib.get_close_matches(spec.type.lower(), lower, 1, 0.8)
-    return f" Did you mean {lower[near[0]]!r}?" if near else ""
+    near = _ELSEWHERE.get(spec.type.lower()) or next(iter(meant(spec.type, _TYPES)), "")
+    return f" Did you mean {near!r}?" if near else ""
 
 
+# What other frameworks call Caffe's types.
+_ELSEWHERE = {
+    **dict.fromkeys(("conv", "conv2d"), "Convolution"),
+    **dict.fromkeys(("deconv", "conv2dtranspose", "convtranspose"), "Deconvolution"),
+    **dict.fromkeys(("dense", "linear", "fc", "fullyconnected", "gemm"), "InnerProduct"),
+    **dict.fromkeys(("pool", "maxpool", "maxpooling", "avgpool", "averagepooling", "globalaveragepool"), "Pooling"),
+    **dict.fromkeys(("batchnormalization", "batchnorm2d"), "BatchNorm"),
+    **dict.fromkeys(("add", "mul"), "Eltwise"),
+}
 _EXAMPLES = {
     **dict.fromkeys(("label", "labels"), "1"),
     "im_info": "1,3",
@@ -311,7 +321,7 @@ def build(
     least, most = kind.bottoms
     if not least <= len(bottoms) <= (len(bottoms) if most is None else most):
         count = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
-        raise GraphError(f"{where}: {spec} has {len(bottoms)} bottoms; it takes {count}.")
+        raise GraphError(f"{where}: {spec} has {counted(len(bottoms), 'bottom')}; it takes {count}.")
     message = getattr(spec.message, kind.message) if kind.message else spec.message
     fields = Fields(message, spec.message, phase)
     try:
@@ -363,7 +373,7 @@ def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str, ignored: Ignore
         if reason:
             notes.append(f"{spec.type} {spec.name!r}: {unknown} ({reason})")
         else:
-            fatal.append(f"{unknown} (line {unknown.line}{_near(unknown, spec)})")
+            fatal.append(f"{unknown} (line {unknown.line}{_near(unknown, spec, kind)})")
             names.append(".".join(unknown.path))
     if fatal:
         raise UnsupportedError(
@@ -373,12 +383,19 @@ def refuse_unknown(spec: LayerSpec, kind: LayerType, where: str, ignored: Ignore
     return notes
 
 
-def _near(unknown: Unknown, spec: LayerSpec) -> str:
-    """The field that was meant, where an unknown one looks like it."""
+def _near(unknown: Unknown, spec: LayerSpec, kind: LayerType) -> str:
+    """What was meant, where it shows: the field that an unknown one looks like, or a value of an enum's."""
     descriptor = spec.message.DESCRIPTOR
     for name in unknown.path[:-1]:
         descriptor = descriptor.fields_by_name[name].message_type
-    near = difflib.get_close_matches(unknown.path[-1], list(descriptor.fields_by_name), 1, 0.8)
+    known = descriptor.fields_by_name.get(unknown.path[-1])
+    if known is not None and known.enum_type is not None:
+        values = list(known.enum_type.values_by_name)
+        near = difflib.get_close_matches(unknown.value.upper(), values, 1, 0.5)
+        return f"; did you mean {near[0]}?" if near else f"; Caffe's values are {some(values)}"
+    if len(unknown.path) == 1 and unknown.path[0].endswith("_param") and kind.message and not spec.message.HasField(kind.message):
+        return f"; did you mean {kind.message}?"
+    near = meant(unknown.path[-1], descriptor.fields_by_name)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from converter.errors import WeightsError, shown
+from converter.errors import WeightsError, counted, shown
 from converter.files import head
 from converter.formats import HDF5
 from converter.read.source import Source, open_source
@@ -71,7 +71,9 @@ class Blob:
     def check(self) -> None:
         """Raise WeightsError unless the values are as many as the shape says."""
         if min(self.shape, default=0) < 0 or prod(self.shape) != self.count:
-            raise WeightsError(f"{self.where}: its shape {shown(self.shape)} does not fit its {self.count:,} values; the file is damaged.")
+            raise WeightsError(
+                f"{self.where}: its shape {shown(self.shape)} does not fit its {counted(self.count, 'value')}; the file is damaged."
+            )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from converter.errors import PrototxtError, shown
+from converter.errors import PrototxtError, meant, shown, some
 from converter.files import read_file, stand_in
 from converter.formats import HDF5, LENGTH, PLAIN, TEXT, begins_a_message, recognised
 from converter.read.schema import message_class
@@ -26,6 +26,8 @@ def read_prototxt(path: str | os.PathLike[str], phase: str = "TEST") -> NetSpec:
         GraphError: it cannot be upgraded.
     """
     path = Path(path)
+    if "\n" in str(path) and not path.name.endswith(".prototxt"):
+        raise PrototxtError(f"{shown(str(path))}: this is the text of a prototxt; what is asked for is the path of a file that holds it.")
     return _spec(_decoded(path), str(path), phase, path)
 
 
@@ -57,6 +59,7 @@ def _spec(text: str, where: str, phase: str, path: Path | None) -> NetSpec:
         raise PrototxtError(f"{where}: the file is empty.")
     document = read_text(text, message_class("NetParameter")(), where)
     names = {u.path[0] for u in document.unknown}
+    _refuse_misspelt(document, where)
     if not document.layers and names.intersection(_SOLVER_ONLY):
         return _solver(text, where, phase, path)
     if not document.layers:
@@ -64,6 +67,20 @@ def _spec(text: str, where: str, phase: str, path: Path | None) -> NetSpec:
         what += ": a label map of SSD's, perhaps" if names == {"item"} else ""
         raise PrototxtError(f"{where}: there is no layer in this file{what}.")
     return upgrade(document, where)
+
+
+def _refuse_misspelt(document: Document, where: str) -> None:
+    """Refuses fields outside of the layers that look like Caffe's own: input_dims, dims in an input_shape, Layer."""
+    wrong = []
+    for unknown in document.unknown:
+        descriptor = document.message.DESCRIPTOR
+        for name in unknown.path[:-1]:
+            descriptor = descriptor.fields_by_name[name].message_type
+        known = descriptor.fields_by_name
+        if near := [name for name in meant(unknown.path[-1], known) if name != unknown.path[-1]]:
+            wrong.append(f"{unknown.path[-1]} (line {unknown.line}; did you mean {near[0]}?)")
+    if wrong:
+        raise PrototxtError(f"{where}: Caffe knows no field {some(list(dict.fromkeys(wrong)), 4)}.")
 
 
 def _solver(text: str, where: str, phase: str, path: Path | None) -> NetSpec:

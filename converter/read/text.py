@@ -10,6 +10,7 @@ The grammar is the Text Format Language Specification on protobuf.dev.
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,10 +110,7 @@ class _Reader:
             match = _TOKEN.match(self.text, self.position)
             if match is None:
                 line = self.text[self.position : self.position + 200].split("\n")[0]
-                hint = " A quoted string must end on its line." if line[:1] in "\"'" else ""
-                if line[:1] in "“”„‘’‚«»":
-                    hint = f' {line[0]} is a typographic quotation mark; a prototxt takes the plain one, ".'
-                raise self.fail(f"this is no prototxt: {shown(line, 40)}.{hint}")
+                raise self.fail(f"this is no prototxt: {shown(line, 40)}.{_hint(line)}")
             kind, self.token = match.lastgroup, match.group()
             self.position = match.end()
         self.kind = kind or ""
@@ -156,9 +154,7 @@ class _Reader:
                 name += self.token
                 self.advance()
         elif self.kind != "word":
-            conflict = self.text[start : start + 7] in ("<<<<<<<", ">>>>>>>", "=======")
-            hint = " This is a git merge conflict; take the file from another commit." if conflict else ""
-            raise self.fail(f"expected the name of a field, found {shown(name, 40)}.{hint}")
+            raise self.fail(f"expected the name of a field, found {shown(name, 40)}.{_hint(self.text[start : start + 20])}")
         else:
             self.advance()
         known: FieldDescriptor | None = descriptor.fields_by_name.get(name) if descriptor is not None else None
@@ -306,6 +302,25 @@ class _Reader:
             return values.values_by_name[token].number if token in values.values_by_name else None
         low, high = _INT_RANGE[kind]
         return whole if whole is not None and low <= whole <= high else None
+
+
+def _hint(line: str) -> str:
+    """What is wrong with the text at a place where no field or value can be, by how it begins."""
+    first = line[:1]
+    if line.startswith(("<<<<<<<", ">>>>>>>", "=======", "|||||||")):
+        return " This is a git merge conflict; take the file from another commit."
+    if line.startswith(("//", "/*")):
+        return " A comment of a prototxt begins with #."
+    if first in ("'", '"'):
+        return " A quoted string must end on its line."
+    if first in tuple("“”„‟‘’‚‛«»‹›＂＇"):
+        return f' {first} is a typographic quotation mark; a prototxt takes the plain one, ".'
+    if first == "=":
+        return " Between a field and its value stands a colon."
+    if first > "\x7f":
+        name = unicodedata.name(first, "one without a name")
+        return f" Its first character is {name} (U+{ord(first):04X}); a prototxt is plain ASCII there."
+    return ""
 
 
 _WORDS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from converter.errors import printable
+from converter.errors import counted, printable
 from converter.files import Hasher
 from converter.read.prototxt import read_prototxt
 from converter.read.schema import message_class, text_of
@@ -75,13 +75,14 @@ def sources(prototxt: Path | None, weights: Weights | None) -> tuple[list[Source
         spec = read_prototxt(prototxt)
         other = "" if spec.where == str(prototxt) else f", naming {printable(spec.where)}"
         layers = [str(layer) for layer in spec.layers]
-        form = f"prototxt in {spec.form} form, {len(layers):,} layers in all phases{other}"
+        form = f"prototxt in {spec.form} form, {counted(len(layers), 'layer')} in all phases{other}"
         found.append(Source(printable(prototxt.name), prototxt.stat().st_size, hashers[prototxt].result(), form))
     if weights is not None:
         blobs = [blob for layer in weights.layers for blob in layer.blobs]
         kinds = sorted({_DTYPES.get(blob.dtype, blob.dtype) for blob in blobs})
         values = sum(blob.count for blob in blobs)
-        form = f"weights in {weights.format} form, {len(weights.layers):,} layers, {len(blobs):,} blobs, {values:,} values"
+        counts = ((len(weights.layers), "layer"), (len(blobs), "blob"), (values, "value"))
+        form = f"weights in {weights.format} form, {', '.join(counted(*each) for each in counts)}"
         form += f" stored as {' and '.join(kinds)}" if kinds else ""
         found.append(Source(printable(weights.path.name), weights.path.stat().st_size, hashers[weights.path].result(), form))
     return found, layers

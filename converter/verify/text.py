@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from converter.errors import printable, some
+from converter.errors import counted, printable, some
 from converter.verify.comparison import Verification
 
 
@@ -34,7 +34,7 @@ def _table(found: Verification) -> Iterator[str]:
         yield f"{blob.ljust(widths[0])}  {layer.ljust(widths[1])}  {difference}"
     same = [each.difference for each in found.compared if each.equal]
     if same:
-        blobs = f"{len(same)} of {len(found.compared)} values" if len(same) < len(found.compared) else f"all {len(same)} values"
+        blobs = f"{len(same)} of {len(found.compared)} values" if len(same) < len(found.compared) else f"all {counted(len(same), 'value')}"
         yield f"{blobs} are as in {found.reference}, to {max(same):.1e} of the largest"
 
 

@@ -276,7 +276,7 @@ def test_any_blob_can_be_asked_for_inputs_included() -> None:
     assert set(net.blobs) == {"x", "y", "z"}
     with pytest.raises(KeyError, match="no blob 'w'; it has x, y, z"):
         net(ONE, blobs=["w"])
-    with pytest.raises(TypeError, match=r"takes 1 tensors \(x\), not 2"):
+    with pytest.raises(TypeError, match=r"takes 1 tensor \(x\), not 2"):
         net(ONE, ONE)
 
 
@@ -492,7 +492,7 @@ def test_an_unknown_field_is_an_error_where_its_layer_is_kept_and_a_warning_wher
         with pytest.raises(UnsupportedError, match=r"net.prototxt: layer 'relu' of type 'ReLU' \(line 2\) has fields"):
             convert(path)
         path.write_text(X + lay("relu", "ReLU", "x", "y") + lay("train", "ReLU", "x", "z", params + " include { phase: TRAIN }"))
-        with pytest.warns(CaffezooWarning, match="1 unknown fields outside"):
+        with pytest.warns(CaffezooWarning, match="1 unknown field outside"):
             convert(path)
     path.write_text("fork_version: 3\n" + X + lay("relu", "ReLU", "x", "y", "engine: 'X'"))
     with pytest.warns(CaffezooWarning, match="fork_version: 3") as caught:

@@ -575,7 +575,7 @@ def test_concat_and_eltwise_of_one_bottom() -> None:
     x = drawn(2, 3)
     (found,), _ = outputs_of("Concat", "", [x])
     same(found, x, 0)
-    with pytest.raises(ConversionError, match="1 bottoms; it takes 2 or more"):
+    with pytest.raises(ConversionError, match="1 bottom; it takes 2 or more"):
         outputs_of("Eltwise", "", [x])
 
 

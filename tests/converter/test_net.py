@@ -76,7 +76,7 @@ def test_any_batch_and_image_size_runs(net: CaffeNet) -> None:
 
 
 def test_a_wrong_number_of_tensors_names_the_inputs(net: CaffeNet) -> None:
-    with pytest.raises(TypeError, match=r"takes 1 tensors \(data\), not 2"):
+    with pytest.raises(TypeError, match=r"takes 1 tensor \(data\), not 2"):
         net(images(1), images(1))
 
 

@@ -139,8 +139,8 @@ def test_everything_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     assert message.startswith(str(file)) and str(prototxt) in message
     for part in (
         "layer 'conv', blob 0 (weight): the file has (4, 3, 5, 5), the net (4, 3, 3, 3)",
-        "layer 'fc' (InnerProduct): the file has 1 blobs (5×64), the net 2 (5×64, 5)",
-        "layer 'relu': the file has 1 blobs",
+        "layer 'fc' (InnerProduct): the file has 1 blob (5×64), the net 2 (5×64, 5)",
+        "layer 'relu': the file has 1 blob",
         "'stranger'",
         "the file lacks 4",
         "layer 'fc2', blob 0 (weight) of shape (3, 5)",
@@ -274,7 +274,7 @@ def test_blobs_of_one_value_load_with_and_without_axes(line: str, arrays: Sequen
 
 def test_blobs_of_a_data_layer_are_not_passed_over(tmp_path: Path) -> None:
     head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }\n'
-    with pytest.raises(MismatchError, match="layer 'data': the file has 1 blobs"):
+    with pytest.raises(MismatchError, match="layer 'data': the file has 1 blob"):
         convert(text(tmp_path, head, CONV), weights(tmp_path, layer("data", [blob(drawn(1))]), whole("conv")))
 
 

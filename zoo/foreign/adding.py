@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.errors import shown
+from converter.errors import counted, shown
 from converter.files import head
 from zoo.cards import registry
 from zoo.cards.record import Card
@@ -163,8 +163,8 @@ def recognised(path: Path, kind: Kind, layers: Layers, family: Family) -> tuple[
         return nameless, dict(zip(layers, order, strict=True))
     some = ", ".join(shown(layer) for layer in list(layers)[:6]) or "none"
     known = "; ".join(f"{each.name} ({', '.join(list(each.layers)[:3])}, ...)" for each in forms)
-    count = f"; {nameless.name} ({len(order)} layers without names of their own)" if nameless is not None else ""
-    raise LoadError(f"{path}: its {len(layers)} layers with weights ({some}, ...) are in no form that is known: {known}{count}")
+    count = f"; {nameless.name} ({counted(len(order), 'layer')} without names of their own)" if nameless is not None else ""
+    raise LoadError(f"{path}: its {counted(len(layers), 'layer')} with weights ({some}, ...) are in no form that is known: {known}{count}")
 
 
 # --- from there to the Caffe net ------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def fitted(
     problems += [] if without else [f"missing: {key} {tuple(expected[key].shape)}" for key in missing]
     if problems:
         more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
-        head = f"{path}: read as {form.name}, its weights don't fit the net; {len(problems)} differences:"
+        head = f"{path}: read as {form.name}, its weights don't fit the net; {counted(len(problems), 'difference')}:"
         raise LoadError("\n  ".join([head, *problems[:MOST_LISTED], *more, *_hint(missing, problems)]))
     counters = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if key.endswith(COUNTER)}
     return {key: found[key]().contiguous() for key in expected if key in found} | counters

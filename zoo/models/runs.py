@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from architectures.contract import nets
+from converter.errors import counted
 from converter.preprocess import Preprocess
 from zoo.cards import registry
 from zoo.cards.record import Crop, LocalCard, Terms
@@ -81,7 +82,7 @@ def load_run(
     last = None if path is None else dict(model.named_modules()).get(path)
     outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
     if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
-        raise LoadError(f"{card_file(folder)}: there are {len(card.labels)} classes, but the net has {outputs} outputs")
+        raise LoadError(f"{card_file(folder)}: there are {len(card.labels)} classes, but the net has {counted(outputs, 'output')}")
     labels = card.labels if num_classes is None else ()
     preprocess = card.preprocess
     if preprocess is not None and isinstance(preprocess.mean, str):

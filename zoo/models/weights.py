@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from architectures.contract import Classifier
+from converter.errors import counted
 from zoo.errors import LoadError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], fresh: Collection[str], 
     problems = list(_differences(given, expected))
     if problems:
         more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
-        listed = [f"{len(problems)} differences:", *problems[:MOST_LISTED], *more]
+        listed = [f"{counted(len(problems), 'difference')}:", *problems[:MOST_LISTED], *more]
         raise LoadError("\n  ".join([f"{what}: the weights don't fit the net; {listed[0]}", *listed[1:]]))
     shared: dict[int, list[str]] = {}
     for key, parameter in model.named_parameters(remove_duplicate=False):

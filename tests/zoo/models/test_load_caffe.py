@@ -146,7 +146,7 @@ def test_a_new_layer_above_an_embedding_takes_no_weights(tmp_path: Path) -> None
 
 def test_everything_else_has_to_fit(tmp_path: Path) -> None:
     prototxt, weights = files(tmp_path, HEAD, CONV, FC, PROB, layers={"conv": LAYERS["conv"][:1]})
-    with pytest.raises(LoadError, match=r"layer 'conv' \(Convolution\): the file has 1 blobs"):
+    with pytest.raises(LoadError, match=r"layer 'conv' \(Convolution\): the file has 1 blob"):
         zoo.load_caffe(prototxt, weights, num_classes=7)
     with pytest.raises(LoadError, match="num_classes is 0"):
         zoo.load_caffe(prototxt, num_classes=0)

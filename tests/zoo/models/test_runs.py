@@ -284,7 +284,7 @@ def test_all_that_does_not_fit_is_in_one_message(tmp_path: Path, net: torch.nn.M
 
 def test_a_million_strange_names_do_not_fill_the_message(tmp_path: Path, net: torch.nn.Module) -> None:
     state = dict(net.state_dict()) | {f"x{i}": torch.zeros(1) for i in range(1000)}
-    with pytest.raises(LoadError, match="1000 differences") as caught:
+    with pytest.raises(LoadError, match="1,000 differences") as caught:
         zoo.load(write_run(tmp_path / "wrong", save(state)))
     assert len(str(caught.value).splitlines()) == 202 and str(caught.value).endswith("and 800 more")
 
