@@ -26,10 +26,15 @@ class Line:
 
     def __init__(self) -> None:
         self._handles: list[socket.socket] = []
+        self._given_up = set[threading.Thread]()
         self._lock = threading.Lock()
 
     def add(self, made: socket.socket) -> None:
+        """A connection that was just made. One that comes too late, as after a name server's long silence, is closed at once."""
         with self._lock:
+            if threading.current_thread() in self._given_up:
+                made.close()
+                raise TimeoutError("nobody waits for this connection any more")
             self._handles.append(made.dup())
 
     def cut(self) -> None:
@@ -66,6 +71,8 @@ class Line:
         thread.start()
         thread.join(seconds)
         if not outcome:
+            with self._lock:  # a name that is being looked up cannot be cut: the thread ends when the resolver does
+                self._given_up.add(thread)
             self.cut()
             thread.join(GRACE)
             raise TimeoutError(f"no complete answer within {seconds:.0f} s")

@@ -6,8 +6,10 @@ import dataclasses
 import gzip
 import hashlib
 import random
+import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import misbehaving as bad
 import pytest
@@ -82,6 +84,28 @@ def test_an_endless_answer_ends(server: Server, tmp_path: Path) -> None:
         names = [each.name for each in set(threading.enumerate()) - before]
         running = [each for each in names if each.startswith("Thread") and "process_request" not in each]
         assert not running, (name, running)
+
+
+def test_a_name_server_that_answers_late_opens_no_connection(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup cannot be cut: its thread lives on until the resolver gives in, and must do nothing then."""
+    answered, look_up, late = threading.Event(), socket.getaddrinfo, list[threading.Thread]()
+
+    def slow(host: str, *arguments: Any, **more: Any) -> Any:
+        if host == "slow.invalid":
+            late.append(threading.current_thread())
+            answered.wait(60)
+        return look_up("127.0.0.1", *arguments, **more)
+
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    url = server.serve("/net", BODY)
+    monkeypatch.setattr("zoo.files.connection.GRACE", 0)
+    file = file_at(url.replace("127.0.0.1", "slow.invalid"), server.serve("/good", BODY))
+    assert obtain(file, tmp_path, limits=HASTY).read_bytes() == BODY
+    answered.set()
+    for thread in late:
+        thread.join(60)
+    assert late
+    assert [entry.path for entry in server.log] == ["/good"]
 
 
 def test_the_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path) -> None:
