@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from architectures.contract import nets
-from converter.errors import counted
 from converter.preprocess import Preprocess
 from zoo.cards import registry
 from zoo.cards.record import Crop, LocalCard, Terms
 from zoo.disk import digests
-from zoo.errors import LoadError
+from zoo.errors import LoadError, counted
 from zoo.files.hub import LIBRARY
 from zoo.models.model import finished
 from zoo.models.weights import caffe_net, classifier_of, fill, hand_written, keys_of

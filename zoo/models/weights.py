@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from architectures.contract import Classifier
-from converter.errors import counted
-from zoo.errors import LoadError
+from zoo.errors import LoadError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
