@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from finetune.errors import FinetuneError
@@ -28,6 +28,7 @@ SPLITS = {
     "private": "private", "privatetest": "private", "fer2013test": "private",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+SPLIT_WORD = re.compile(r"(?<![a-z])(?:e(?=val))?(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)(?:list|set)?(?![a-z])")
 MOST_CLASSES = 10_000
 LONGEST_NAME = 200  # letters of a class
 SPLIT_ORDER = ("train", "public", "private", "val", "test")
@@ -41,6 +42,14 @@ def canonical(name: str) -> str:
 
 def split_of(name: str) -> str | None:
     return SPLITS.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+
+
+def split_in(name: str) -> str | None:
+    """The split that a folder's or list's name says: train, Val_AFEW, Emotiw_TRAIN, testlist01, afew_eval."""
+    if split := split_of(name):
+        return split
+    said = {split_of(word) for word in SPLIT_WORD.findall(name.lower())}
+    return said.pop() if len(said) == 1 else None
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -68,6 +77,23 @@ def about_order(splits: Collection[str]) -> tuple[str, ...]:
         return ()
     order = ", ".join(f"{label} {name}" for label, name in enumerate(FER2013))
     return (f"labels are numbers, taken in FER2013's order: {order}. Other data have other orders; name the classes if these do",)
+
+
+def about_numbers(names: Sequence[str]) -> tuple[str, ...]:
+    """A note on classes that are called by numbers which are not taken for FER2013's."""
+    if not all(name.isdecimal() for name in names):
+        return ()
+    orders = "; ".join(f"{name}: {', '.join(LABEL_ORDERS[name])}" for name in ("FER+", "RAF-DB"))
+    return (f"classes are called {names[0]} to {names[-1]}, and nothing says what they mean. Known orders: {orders}. Rename the folders",)
+
+
+def merged(folders: Iterable[str], meaning: Callable[[str], str | None]) -> list[str]:
+    """Notes where folders in one place, of several names, mean one class or split."""
+    names: dict[str, set[str]] = {}
+    for folder in folders:
+        if (what := meaning(folder)) is not None:
+            names.setdefault(what, set()).add(folder)
+    return [f"{' and '.join(sorted(found))} are read as one, {what}" for what, found in names.items() if len(found) > 1]
 
 
 def check_names(names: Sequence[str], what: str) -> None:

@@ -13,21 +13,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from converter.files import opened, replacing
+from converter.files import head, opened, replacing, stand_in
+from converter.formats import recognised
 from zoo.errors import CacheError
 
 __all__ = [
     "BLOCK",
     "digests",
     "digests_of",
+    "head",
     "home",
     "is_alive",
     "is_file",
     "opened",
     "read_record",
+    "recognised",
     "refuse_link",
     "replacing",
     "saving",
+    "stand_in",
     "write_json",
     "writing",
 ]

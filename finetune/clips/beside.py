@@ -8,12 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from finetune.clips.classes import EXPRESSIONS
-from finetune.clips.folders import split_in
 from finetune.clips.lists import HEADER, NAMED, ListFile, known_rows, rows_of, sample
 from finetune.clips.places import Places
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, LARGEST_BLOCK, SYSTEM_FILES, VIDEO_SUFFIXES
-from finetune.labels import canonical
+from finetune.labels import canonical, split_in
 from finetune.tables import encoding_of, readings, text_lines
 from zoo.errors import counted
 

@@ -10,21 +10,12 @@ from finetune.clips.order import in_order
 from finetune.clips.records import Clip, Label
 from finetune.errors import FinetuneError
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, VIDEO_SUFFIXES, subfolders
-from finetune.labels import canonical, natural, split_of
+from finetune.labels import canonical, merged, natural, split_in
 from zoo.errors import counted
 
 CK_FRAME = re.compile(r"(S\d{3})_(\d{3})_\d{8}", re.ASCII)  # CK+'s file names: subject, sequence, frame (Lucey et al. 2010)
 CK_SEQUENCE = re.compile(r"(?:^|/)(S\d{3})[/_]\d{3}$", re.ASCII)  # and its folders
 CK_EMOTIONS = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")  # numbers in its *_emotion.txt
-SPLIT_WORD = re.compile(r"(?<![a-z])(?:e(?=val))?(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)(?:list|set)?(?![a-z])")
-
-
-def split_in(name: str) -> str | None:
-    """The split that a folder's or list's name says: train, Val_AFEW, Emotiw_TRAIN, testlist01, afew_eval."""
-    if split := split_of(name):
-        return split
-    said = {split_of(word) for word in SPLIT_WORD.findall(name.lower())}
-    return said.pop() if len(said) == 1 else None
 
 
 def raw_video(path: Path) -> FinetuneError:
@@ -70,7 +61,7 @@ def frames_in(folder: Path, left_out: LeftOut) -> tuple[Path, ...]:
     return in_order(frames)
 
 
-def split_folders(root: Path) -> list[tuple[str, Path]]:
+def split_folders(root: Path, notes: list[str]) -> list[tuple[str, Path]]:
     """The folders of classes with their splits; a folder that is alone between, as Train_AFEW/Emotiw-faces/Angry, is passed."""
     top = subfolders(root)
     if not any(split_in(folder.name) for folder in top):
@@ -78,6 +69,7 @@ def split_folders(root: Path) -> list[tuple[str, Path]]:
     if strange := [folder for folder in top if not split_in(folder.name)]:
         beside = next(folder.name for folder in top if split_in(folder.name))
         raise FinetuneError(f"{strange[0]}: lies beside {beside}/ and is no split; move it away, or pass the folder to read")
+    notes += merged((folder.name for folder in top), split_in)
     return [(str(split_in(folder.name)), inner_folder(folder)) for folder in top]
 
 
@@ -95,7 +87,8 @@ def in_class_folders(root: Path, notes: list[str]) -> Iterator[Clip]:
     """
     left_out = LeftOut(root)
     empty = []
-    for split, parent in split_folders(root):
+    for split, parent in split_folders(root, notes):
+        notes += merged((folder.name for folder in subfolders(parent)), canonical)
         for folder in sorted(subfolders(parent), key=lambda each: natural(canonical(each.name))):
             before = len(left_out.files)
             clips = list(in_class_folder(folder, split, left_out))

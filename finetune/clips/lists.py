@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.clips.classes import NUMBER
-from finetune.clips.folders import CK_SEQUENCE, LeftOut, frames_in, split_in
+from finetune.clips.folders import CK_SEQUENCE, LeftOut, frames_in
 from finetune.clips.places import Places, is_absolute
 from finetune.clips.records import Clip, Label, Lists
 from finetune.errors import FinetuneError
-from finetune.labels import SPLIT_ORDER, canonical, split_of
+from finetune.labels import SPLIT_ORDER, canonical, split_in, split_of
 from finetune.tables import BLANK, Line, Table, columns_with, readings, text_lines, value_of, values
 from zoo.errors import counted
 

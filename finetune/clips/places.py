@@ -7,9 +7,10 @@ import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from finetune.clips.folders import inner_folder, is_image, raw_video, split_in
+from finetune.clips.folders import inner_folder, is_image, raw_video
 from finetune.errors import FinetuneError
 from finetune.files import VIDEO_SUFFIXES, subfolders
+from finetune.labels import split_in
 
 
 class Places:

@@ -9,6 +9,7 @@ The decoded tensor lies in the cache under the sha256 of its source: <home>/expr
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
 from zoo.errors import CacheError, counted
 
-DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
+DECODER = "4"  # part of the cache's names: raise it when the same source decodes to something else
 CONTRADICTED = "under several labels"
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
@@ -97,8 +98,10 @@ def read(path: str | os.PathLike[str], *, cache: bool = True, size: int | None =
     was left out. FileNotFoundError and PermissionError stay what they are.
     """
     source = located(Path(path))
-    sha256 = source_sha256(source)
-    key = hashlib.sha256(f"{DECODER} {sha256} {size}".encode()).hexdigest()
+    folder = list_images(source) if source.is_dir() else None
+    sha256 = digests(source, ())["sha256"] if folder is None else folder_sha256(source, [entry.path for entry in folder.images])
+    about = [DECODER, sha256, size, None if folder is None else folder.notes]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     place = home() / "expressions" / f"{key}.safetensors"
     found = load_cached(place) if cache else None
     if found is None:
@@ -147,13 +150,6 @@ def located(path: Path) -> Path:
     folders = [folder.name for folder in subfolders(path)]
     unpacked = any(split_of(name) or canonical(name) in (*FER2013, *NUMBERED) for name in folders)
     return path if inside is None or unpacked else inside
-
-
-def source_sha256(source: Path) -> str:
-    """Of a file's bytes; of a folder, over each image's path and bytes."""
-    if source.is_dir():
-        return folder_sha256(source, [entry.path for entry in list_images(source).images])
-    return digests(source, ())["sha256"]
 
 
 def folder_sha256(root: Path, files: Sequence[Path]) -> str:

@@ -10,8 +10,21 @@ import numpy as np
 
 from finetune.errors import BadImage, FinetuneError, SizesDiffer, all_bad
 from finetune.files import IMAGE_SUFFIXES, SYSTEM_FILES, check_images, own_limits, read_image, subfolders
-from finetune.images.records import CSV_NAMES, Decoded
-from finetune.labels import FER2013, NUMBERED, SPLIT_ORDER, about_order, canonical, class_names, natural, split_of
+from finetune.images.beside import about_lists
+from finetune.images.records import CSV_NAMES, Decoded, Entry
+from finetune.labels import (
+    FER2013,
+    NUMBERED,
+    SPLIT_ORDER,
+    about_numbers,
+    about_order,
+    canonical,
+    class_names,
+    merged,
+    natural,
+    split_in,
+    split_of,
+)
 from zoo.errors import counted, printable
 
 
@@ -27,9 +40,10 @@ def class_folders(root: Path, size: int | None) -> Decoded:
     files, notes = found.images, [*found.notes]
     classes = class_names(((entry.label, entry.split) for entry in files), root)
     position = {name: index for index, name in enumerate(classes)}
-    if classes == NUMBERED:
+    if tuple(name.lstrip("0") or "0" for name in classes) == NUMBERED:
         classes = FER2013
         notes += about_order({entry.split for entry in files})
+    notes += about_numbers(classes)
     paths = [entry.path for entry in files]
     with own_limits():
         check_images(paths, size, root)
@@ -81,13 +95,6 @@ def read_images(paths: Sequence[Path], size: int | None, root: Path) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class Entry:
-    path: Path
-    label: str  # the folder's name
-    split: str
-
-
-@dataclass(frozen=True)
 class Found:
     """The images below a folder, in the order of class_folders, and what was left out."""
 
@@ -98,9 +105,9 @@ class Found:
 def list_images(root: Path) -> Found:
     """Every image below the class folders of `root`. Raises FinetuneError for a class folder all of whose files would be left out."""
     top = subfolders(root)
-    splits = [(split, folder) for folder in top if (split := split_of(folder.name))]
+    splits = [(split, folder) for folder in top if (split := split_in(folder.name))]
     if splits and len(splits) != len(top):
-        strange = next(folder for folder in top if not split_of(folder.name))
+        strange = next(folder for folder in top if not split_in(folder.name))
         raise FinetuneError(f"{strange}: lies beside {splits[0][1].name}/ and is no split; move it away, or pass the folder to read")
     entries: list[Entry] = []
     skipped: dict[str, list[Path]] = {}
@@ -122,7 +129,10 @@ def list_images(root: Path) -> Found:
         lies = f" ({loose[0]} lies in no class's folder)" if loose else ""
         raise FinetuneError(f"{root}: no images found{lies}; expected [train/]class/image.png, or a folder with {' or '.join(CSV_NAMES)}")
     order = sorted(entries, key=lambda entry: (SPLIT_ORDER.index(entry.split), natural(entry.path.name), canonical(entry.label)))
-    return Found(tuple(order), tuple(about_skipped(skipped, loose, empty)))
+    parents = [parent for _, parent in splits]
+    alike = [note for parent in parents or [root] for note in merged((folder.name for folder in subfolders(parent)), canonical)]
+    notes = [*about_skipped(skipped, loose, empty), *merged((folder.name for folder in parents), split_in), *dict.fromkeys(alike)]
+    return Found(tuple(order), (*notes, *about_lists(root, parents, entries)))
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:

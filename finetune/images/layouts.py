@@ -18,6 +18,8 @@ from finetune.images.arrays import hdf5, npz
 from finetune.images.folders import class_folders
 from finetune.images.records import CSV_NAMES, Decoded
 from finetune.images.tables import csv_file
+from finetune.tables import encoding_of
+from zoo.disk import head, recognised, stand_in
 
 MOST_MEMBERS = 10_000
 
@@ -35,12 +37,28 @@ def decode(path: Path, size: int | None) -> Decoded:
         return hdf5(path)
     if start.startswith(b"PK\x03\x04"):
         return zipped(path)
+    if not start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        refuse_others(path)
     with damage_named(path), decompressed(path, start) as stream:
         inner = stream.read(512)
         stream.seek(0)
         if inner[257:262] == b"ustar":
             return tarred(path, stream)
         return csv_file(stream, str(path), path.stat().st_size)
+
+
+def refuse_others(path: Path) -> None:
+    """Raises FinetuneError for what is neither text nor a tar, named where that is known."""
+    start = head(path, 512)
+    found, encoding = recognised(start), encoding_of(start)
+    what = stand_in(start) or ("UTF-16 text" if encoding not in (None, "utf-8") else None)
+    if what is None and (encoding == "utf-8" or start[257:262] == b"ustar"):
+        return
+    what = what or (found.what if found else None)
+    raise FinetuneError(
+        f"{path}: {what or 'no text'}; expected fer2013.csv (or {', '.join(CSV_NAMES[1:])}, in UTF-8), a zip or tar of it, npz, HDF5, or a"
+        " folder with a folder for each class"
+    )
 
 
 def best_csv(names: Sequence[str], path: Path) -> str:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
+
+
+@dataclass(frozen=True)
+class Entry:
+    path: Path
+    label: str  # the folder's name
+    split: str
 
 
 @dataclass(frozen=True)

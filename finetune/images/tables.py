@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from itertools import chain
 from typing import IO
 
 import numpy as np
@@ -13,14 +14,17 @@ from finetune.errors import FinetuneError
 from finetune.files import check_room, numbered_lines
 from finetune.images.records import Decoded
 from finetune.labels import FER2013, canonical, split_of
+from finetune.tables import columns_with
 from zoo.errors import counted
 
 CHECKED_EVERY = 64 << 20  # bytes of pixels between two looks at the memory
+SEPARATORS = (b",", b";", b"\t", b"|")
 BLANKS = b' "\t\r\n\0'
 
 
 def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
-    """fer2013.csv and its kin: columns emotion, pixels and perhaps Usage, in any order, spaces and quotes allowed in names.
+    """fer2013.csv and its kin: columns emotion, pixels and perhaps Usage (split, set, ...), in any order, spaces and quotes allowed in
+    names; separated by commas, semicolons, tabs or bars.
 
     emotion is 0..6 in FER2013's order, or a name; pixels are H·W numbers 0..255 of a square grey image. Without Usage every
     row is "train". Lines after the last row that are no rows at all (neither an emotion nor pixels: in the wild, text behind
@@ -28,33 +32,21 @@ def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
     the size of the file that is read, packed as it may be.
     """
     lines = numbered_lines(stream, what)
-    header = [field.strip(BLANKS).lower().decode("latin-1") for field in next(lines)[1].removeprefix(b"\xef\xbb\xbf").split(b",")]
-    if "pixels" not in header and any(len(field.split()) > 16 for field in header):
-        raise FinetuneError(
-            f"{what}, line 1: there is no header, the first line is an image; put one in front of it: emotion,pixels,Usage, or the names of"
-            f" its {len(header)} columns in their order"
-        )
-    named = ", ".join(field[:40] for field in header[:6])
-    if "pixels" not in header:
-        raise FinetuneError(f"{what}, line 1: no column 'pixels' in the header ({named}); expected emotion,pixels,Usage")
-    if "emotion" not in header:
-        raise FinetuneError(
-            f"{what}: has no labels: no column 'emotion' in the header ({named}). Kaggle's test.csv is for prediction only;"
-            " train on train.csv, icml_face_data.csv or fer2013.csv"
-        )
-    emotion_at, pixels_at = header.index("emotion"), header.index("pixels")
-    usage_at = header.index("usage") if "usage" in header else None
+    header, separator = header_of(next(lines)[1], what)
+    first = next(lines, None)
+    emotion_at, pixels_at, usage_at = columns_of(header, [] if first is None else fields_of(first[1], separator), what)
+    lines = chain([] if first is None else [first], lines)
     pixels = bytearray()
     labels: list[int] = []
     split: list[str] = []
-    count, asked = 0, CHECKED_EVERY
+    count, asked, named = 0, CHECKED_EVERY, False
     stray: list[int] = []
     number_of = {str(label).encode(): label for label in range(len(FER2013))}
     split_names: dict[bytes, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # numpy's way to say that a text is not all numbers
         for number, line in lines:
-            fields = [field.strip(BLANKS) for field in line.split(b",")]
+            fields = fields_of(line, separator)
             if not any(fields):
                 continue
             place = f"{what}, line {number} (row {len(labels) + 1})"
@@ -66,6 +58,7 @@ def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
             if len(fields) != len(header):
                 raise FinetuneError(f"{place}: {len(fields)} fields where the header has {len(header)}: the file may be cut short")
             label = number_of.get(fields[emotion_at])
+            named |= label is None
             labels.append(emotion_of(fields[emotion_at], place) if label is None else label)
             if usage_at is not None:
                 usage = fields[usage_at]
@@ -90,14 +83,56 @@ def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
     if not labels:
         raise FinetuneError(f"{what}: a header and no rows; fetch the file again")
     side = math.isqrt(count)
-    notes = (f"left out: {counted(len(stray), 'line')} after the last row, from line {stray[0]} on, being no rows",) if stray else ()
+    notes = [f"left out: {counted(len(stray), 'line')} after the last row, from line {stray[0]} on, being no rows"] if stray else []
+    if min(labels) == 1 and max(labels) == len(FER2013) - 1 and not named:
+        notes.append(f"no label is 0; they are taken in FER2013's order, from 1 {FER2013[1]} on. Subtract 1 where they count from 1")
     return Decoded(
         np.frombuffer(pixels, np.uint8).reshape(-1, side, side),
         np.array(labels, np.int64),
         np.array(split if usage_at is not None else ["train"] * len(labels)),
         FER2013,
-        notes=notes,
+        notes=tuple(notes),
     )
+
+
+def header_of(line: bytes, what: str) -> tuple[list[str], bytes]:
+    """(the names of the columns, lower case; the separator) of a file's first line."""
+    for separator in SEPARATORS:
+        header = [field.lower().decode("latin-1") for field in fields_of(line.removeprefix(b"\xef\xbb\xbf"), separator)]
+        if "pixels" in header:
+            return header, separator
+        if any(len(field.split()) > 16 for field in header):
+            raise FinetuneError(
+                f"{what}, line 1: there is no header, the first line is an image; put one in front of it: emotion,pixels,Usage, or the"
+                f" names of its {len(header)} columns in their order"
+            )
+    named = ", ".join(field.strip(BLANKS).decode("latin-1")[:40] for field in line.removeprefix(b"\xef\xbb\xbf").lower().split(b",")[:6])
+    raise FinetuneError(f"{what}, line 1: no column 'pixels' in the header ({named}); expected emotion,pixels,Usage")
+
+
+def fields_of(line: bytes, separator: bytes) -> list[bytes]:
+    return [field.strip(BLANKS) for field in line.split(separator)]
+
+
+def columns_of(header: list[str], first: list[bytes], what: str) -> tuple[int, int, int | None]:
+    """(the column of the label, of the pixels, of the split or None). A column that names a split in the `first` row is one, too."""
+    labels, splits = columns_with("label", header), columns_with("split", header)
+    if "emotion" in header:
+        labels = [header.index("emotion")]
+    if not labels:
+        shown = ", ".join(field[:40] for field in header[:6])
+        raise FinetuneError(
+            f"{what}: has no labels: no column 'emotion' in the header ({shown}). Kaggle's test.csv is for prediction only; train on"
+            " train.csv, icml_face_data.csv or fer2013.csv"
+        )
+    if not splits:
+        others = [column for column in range(min(len(header), len(first))) if column not in (*labels, header.index("pixels"))]
+        splits = [column for column in others if split_of(first[column].decode("latin-1"))]
+    for columns, role in ((labels, "label"), ([header.index("pixels")], "pixels"), (splits, "split")):
+        if names := [header[column] for column in columns if header.count(header[column]) > 1] or [header[each] for each in columns[1:]]:
+            both = " and ".join(dict.fromkeys([header[columns[0]], *names]))
+            raise FinetuneError(f"{what}, line 1: several columns may be the {role}: {both}; leave one of them")
+    return labels[0], header.index("pixels"), splits[0] if splits else None
 
 
 def is_stray(fields: list[bytes], emotion_at: int, pixels_at: int) -> bool:
@@ -112,8 +147,8 @@ def emotion_of(field: bytes, place: str) -> int:
     if not text:
         raise FinetuneError(f"{place}, emotion: empty, the row has no label; remove the row, or use a file that is labelled")
     name = canonical(text)
-    if re.fullmatch(r"0{0,8}[0-6]", name):
-        return int(name)
+    if re.fullmatch(r"0{0,8}[0-6](\.0{1,8})?", name):
+        return int(name.partition(".")[0])
     if name in FER2013:
         return FER2013.index(name)
     known = ", ".join(f"{number} {name}" for number, name in enumerate(FER2013))

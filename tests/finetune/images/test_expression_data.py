@@ -116,6 +116,12 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "a member outside": lambda t: tarred(t, {"../../fer2013.csv": csv_bytes()}),
     "icml_face_data.csv": lambda t: written(t, csv_bytes("emotion, Usage, pixels", "{emotion},{usage},{pixels}")),
     "quoted pixels": lambda t: written(t, csv_bytes('"emotion","pixels","Usage"', '{emotion},"{pixels}","{usage}"')),
+    "semicolons": lambda t: written(t, csv_bytes().replace(b",", b";")),
+    "tabs and a label of another name": lambda t: written(t, csv_bytes("label,pixels,split").replace(b",", b"\t")),
+    "a split under a name of nobody's": lambda t: written(t, csv_bytes("emotion,pixels,phase")),
+    "whole numbers with a point": lambda t: written(t, csv_bytes(row="{emotion}.0,{pixels},{usage}")),
+    "folders by padded number": lambda t: folders(t / "d", "0{}".format),
+    "folders of sets": lambda t: folders(t / "d", str, lambda split: {"train": "train_set"}.get(split, USAGE[split])),
     "folders by number": lambda t: folders(t / "d", str, lambda split: USAGE[split]),
     "folders by name": lambda t: folders(t / "d", lambda label: FER2013[label].capitalize()),
     "folders in capitals": lambda t: folders(t / "d", lambda label: FER2013[label].upper()),
@@ -172,7 +178,8 @@ def test_any_classes_can_be_read(tmp_path: Path) -> None:
 
 
 def test_numbered_folders_that_are_not_0_to_6_keep_their_numbers(tmp_path: Path) -> None:
-    found = read(folders(tmp_path / "d", lambda label: str(label + 5)))
+    with pytest.warns(UserWarning, match="classes are called 5 to 11, and nothing says what they mean"):
+        found = read(folders(tmp_path / "d", lambda label: str(label + 5)))
     assert found.classes == ("5", "6", "7", "8", "9", "10", "11")
     assert found.labels.tolist() == LABELS
 
@@ -217,6 +224,40 @@ def twice_labelled(tmp_path: Path) -> Path:
     return root
 
 
+def with_image(root: Path, name: str) -> Path:
+    from PIL import Image
+
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(IMAGES[0] + 1).save(root / name)
+    return root
+
+
+def with_text(root: Path, name: str, text: str) -> Path:
+    (root / name).write_text(text)
+    return root
+
+
+LISTS = {
+    "a header": ("labels.csv", "path,label\nangry/0.png,happy\n", r"in 1 row of 1, .*angry/0\.png is happy there.*angry/"),
+    "as Kaggle's AffectNet": ("train/l.csv", ",pth,label,relFCs\n0,angry/0.png,sad,0.9\n", "another class than the folder's"),
+    "blanks": ("list.txt", "0.png 5\n1.png 5\n", r"in 1 row of 2, the first: 1\.png is 5 there"),
+    "what agrees": ("labels.csv", "path,label\nangry/0.png,Anger\ndisgust/1.png,Disgust\n", None),
+    "numbers that agree": ("list.txt", "0.png 7\n1.png 3\n9.png 7\n", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_a_list_beside_class_folders_may_not_contradict_them(case: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    name, content, message = LISTS[case]
+    root = with_text(folders(tmp_path / "d", lambda label: FER2013[label]), name, content)
+    if message is None:
+        read(root)
+        assert not recwarn.list
+        return
+    with pytest.raises(FinetuneError, match=message):
+        read(root)
+
+
 NOTED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "the last folder's": (lambda t: with_files(folders(t / "d", str), "train/6/z.heic"), r"1 file in .*in train/6 \(z\.heic\)"),
     "of two folders": (
@@ -233,6 +274,23 @@ NOTED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda t: written(t, f"emotion,pixels\n1,{GOOD}\n0,{text(IMAGES[1])}\n2,{GOOD}\n".encode()),
         r"row 1 \(disgust\) and row 3 \(fear\)",
     ),
+    "no label 0": (
+        lambda t: written(t, f"emotion,pixels\n1,{GOOD}\n6,{text(IMAGES[1])}\n".encode()),
+        "no label is 0; they are taken in FER2013's order, from 1 disgust on",
+    ),
+    "other numbers": (
+        lambda t: folders(t / "d", lambda label: str(label + 1)),
+        "classes are called 1 to 7, and.*RAF-DB: surp",
+    ),
+    "two folders of a split": (
+        lambda t: folders(t / "d", str, lambda split: {"train": "Train", "public": "train"}.get(split, split)),
+        "Train and train are read as one, train",
+    ),
+    "two folders of a class": (
+        lambda t: with_image(folders(t / "d", lambda label: FER2013[label]), "train/Anger/9.png"),
+        "Anger and angry are read as one, angry",
+    ),
+    "a list beside the folders": (lambda t: with_text(folders(t / "d", str), "labels.csv", "a,b,c\n"), "labels.csv lies beside the class"),
     "numbers in an npz": (lambda t: npz(t, images=IMAGES, labels=LABELS), "labels are numbers, taken in FER2013's order"),
 }
 
@@ -320,6 +378,12 @@ def pickled(tmp_path: Path) -> Path:
 
 WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty file": (lambda t: written(t, b""), "the file is empty"),
+    "UTF-16": (lambda t: written(t, csv_bytes().decode().encode("utf-16-le")), r"UTF-16 text; expected fer2013\.csv .*in UTF-8"),
+    "a page": (lambda t: written(t, b"<!DOCTYPE html>\n<html>"), "a web page"),
+    "parquet": (lambda t: written(t, b"PAR1" + bytes(100)), "no text; expected fer2013.csv"),
+    "an array": (lambda t: written(t, b"\x93NUMPY\1\0" + bytes(100)), "a NumPy array"),
+    "two labels": (lambda t: written(t, csv_bytes("emotion,pixels,emotion")), "several columns may be the label: emotion; leave"),
+    "two splits": (lambda t: written(t, f"emotion,pixels,set,usage\n1,{GOOD},train,test\n".encode()), "several columns may be the split"),
     "some text": (lambda t: written(t, b"hello\nworld\n"), r"line 1: no column 'pixels'"),
     "kaggle's test.csv": (lambda t: written(t, f"pixels\n{GOOD}\n".encode()), "has no labels: no column 'emotion'.*train.csv"),
     "a header alone": (lambda t: written(t, b"emotion,pixels,Usage\n"), "a header and no rows"),
