@@ -84,7 +84,7 @@ def _terminable() -> Iterator[None]:
 Answer = tuple[Any, str, int]  # for programs, for people, exit status
 LEGEND = {
     "no checksum": "no checksum: none has been published; fetch takes --allow-unverified, and pins what comes",
-    "bring your own": "bring your own: the authors' link is dead; caffe-zoo add NAME FILE takes a file that you have",
+    "bring your own": "bring your own: no link to it is left; caffe-zoo add NAME FILE takes a file that you have",
 }
 LIST_NEXT = "caffe-zoo info NAME tells everything about a model; caffe-zoo fetch NAME downloads it."
 

@@ -63,7 +63,7 @@ def predict(options: argparse.Namespace) -> int:
     model, search = model_and_detector(options)
     others = 0
     if options.camera is None:
-        sources, others = find_sources(options.paths, options.annotate)
+        sources, others = find_sources(options.paths, options.annotate, options.crops)
         if not sources:
             raise FinetuneError(f"no pictures or videos in {', '.join(map(str, options.paths))}")
         items = itertools.chain.from_iterable(looks(source, options.every) for source in sources)
@@ -86,7 +86,17 @@ def predict(options: argparse.Namespace) -> int:
     }  # fmt: skip
     with written(options.output, model.labels, facts) as sink:
         table = Table([source.name for source in sources], model.labels, options.top, lambda line: _show(line, bar))
-        outlet = Outlet(sink, table, model.labels, folder=options.annotate, top=options.top, inputs=inputs, live=options.camera is not None)
+        outlet = Outlet(
+            sink,
+            table,
+            model.labels,
+            folder=options.annotate,
+            top=options.top,
+            inputs=inputs,
+            live=options.camera is not None,
+            crops=options.crops,
+            margin=options.margin or 0.0,
+        )
         stopped = False
         with closing(outlet):
             try:
@@ -96,7 +106,7 @@ def predict(options: argparse.Namespace) -> int:
                     search,
                     batch=options.batch,
                     smooth=options.smooth,
-                    keep_images=options.annotate is not None,
+                    keep_images=options.annotate is not None or options.crops is not None,
                 )
                 for item in stream:
                     outlet.take(item)
@@ -107,7 +117,7 @@ def predict(options: argparse.Namespace) -> int:
     for note in outlet.notes:
         say(f"note: {note}", sys.stderr)
     say(outlet.summary(others, time.monotonic() - begin))
-    made = [str(path) for path in (options.output, options.annotate) if path is not None and path.exists()]
+    made = [str(path) for path in (options.output, options.annotate, options.crops) if path is not None and path.exists()]
     if made:
         say(f"written: {', '.join(made)}")
     if stopped and options.camera is None:
@@ -154,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=between(0, 1e9), metavar="S", help="... or for so long")
     add("-o", "--output", type=_result, metavar="FILE", help="write the rows as .csv or .json")
     add("--annotate", type=Path, metavar="FOLDER", help="write pictures and videos with the answers in them, and a timeline of each video")
+    add("--crops", type=Path, metavar="FOLDER", help="write the faces of pictures, cut out, as caffe-zoo embed and compare take them")
     add("--top", type=from_one, default=3, metavar="N", help="labels to print and draw for each face (default 3)")
     add_face_options(command)
     add("--every", type=from_one, default=1, metavar="N", help="look at every N-th frame of a video (default 1)")

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.predict.crops import face_crop
 from finetune.predict.draw import Mark, annotated
 from finetune.predict.movie import FALLBACK, Movie
 from finetune.predict.pipeline import Answer
 from finetune.predict.rows import Row, Sink, Table
 from finetune.predict.sources import End, Source
 from finetune.predict.timeline import Recent, Timeline, clock
+from finetune.video.faces import Face
+from zoo.cards.record import Crop
 from zoo.errors import counted, printable
 
 STRIP = 0.12  # of a frame's height: the last seconds below it
@@ -24,12 +27,23 @@ LOSSY = frozenset({".jpg", ".jpeg"})
 
 
 class Outlet:
-    """Takes the answers in their order. `folder` is for annotated pictures and videos."""
+    """Takes the answers in their order. `folder` is for annotated pictures and videos, `crops` for the faces of pictures."""
 
     def __init__(
-        self, sink: Sink, table: Table, labels: Sequence[str], *, folder: Path | None, top: int, inputs: set[Path], live: bool = False
+        self,
+        sink: Sink,
+        table: Table,
+        labels: Sequence[str],
+        *,
+        folder: Path | None,
+        top: int,
+        inputs: set[Path],
+        live: bool = False,
+        crops: Path | None = None,
+        margin: float = 0.0,
     ) -> None:
         self.sink, self.table, self.labels, self.folder, self.top = sink, table, list(labels), folder, top
+        self.crops, self.square = crops, Crop(margin)
         self.inputs = inputs  # resolved: what must not be written over
         self.live, self.told = live, -math.inf  # a camera's answers are shown once a second
         self.counts: Counter[str] = Counter()
@@ -51,9 +65,11 @@ class Outlet:
                 self.table.row(row, look.problem)
             if self.folder is not None and look.image is not None:
                 self._save_picture(look.source, look.image, item.rows)
+            if self.crops is not None and look.image is not None:
+                self._save_faces(look.source, look.image, item.rows)
             return
         if self.video is None:
-            self.video = Video(look.source, self.labels, self._target(look.source, ".mp4"))
+            self.video = Video(look.source, self.labels, self._target(self.folder, look.source, ".mp4"))
         self.video.add(item, self.labels, self.top)
         if self.live and look.time is not None and look.time - self.told >= 1:
             self.told = look.time
@@ -81,22 +97,36 @@ class Outlet:
         if self.video is not None:
             self._end(End(self.video.source, ("stopped before its end",)))
 
-    def _target(self, source: Source, suffix: str) -> Path | None:
+    def _target(self, folder: Path | None, source: Source, ending: str) -> Path | None:
         """The file for a source's result, its folder made. Raises FinetuneError where that is one of the inputs."""
-        if self.folder is None:
+        if folder is None:
             return None
-        path = self.folder / f"{source.output}{suffix}"
+        path = folder / f"{source.output}{ending}"
         if path.resolve() in self.inputs:
-            raise FinetuneError(f"{path} is one of the files to look at; give --annotate another folder")
+            raise FinetuneError(
+                f"{path} is one of the files to look at; give {'--crops' if folder == self.crops else '--annotate'} another folder"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def _save_picture(self, source: Source, image: np.ndarray, rows: Sequence[Row]) -> None:
         from PIL import Image
 
-        path = self._target(source, ".jpg" if source.path.suffix.lower() in LOSSY else ".png")
+        path = self._target(self.folder, source, _suffix(source))
         assert path is not None
         Image.fromarray(annotated(image, marks(rows), self.labels, self.top)).save(path, quality=92)
+
+    def _save_faces(self, source: Source, image: np.ndarray, rows: Sequence[Row]) -> None:
+        from PIL import Image
+
+        for row in rows:
+            if row.box is None:
+                continue
+            x, y, width, height = row.box
+            face = Face(np.array([x, y, x + width - 1, y + height - 1]), row.box_score, np.zeros((5, 2)))
+            path = self._target(self.crops, source, f".{row.face}{_suffix(source)}")
+            assert path is not None
+            Image.fromarray(face_crop(image, face, self.square, (0, 0))).save(path, quality=95)
 
     def summary(self, others: int, seconds: float) -> str:
         """The counts, for people."""
@@ -110,6 +140,10 @@ class Outlet:
         left = [f"{counted(others, 'other file')} left out"] if others else []
         files = f"{counted(counts['files'], 'file')}: {', '.join(parts) or 'nothing'}"
         return "; ".join([files, *found, *left, f"{seconds:.1f} s"])
+
+
+def _suffix(source: Source) -> str:
+    return ".jpg" if source.path.suffix.lower() in LOSSY else ".png"
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:

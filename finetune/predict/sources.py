@@ -55,18 +55,19 @@ class End:
     notes: tuple[str, ...] = ()
 
 
-def find_sources(paths: Sequence[Path], results: Path | None = None) -> tuple[list[Source], int]:
+def find_sources(paths: Sequence[Path], *results: Path | None) -> tuple[list[Source], int]:
     """The files of `paths`, folders searched for pictures and videos, and how many other files were left out there.
 
-    Hidden files and the folder `results` are not looked into. A path that is not there is a source that cannot be read.
+    Hidden files and the folders `results` are not looked into. A path that is not there is a source that cannot be read.
     """
     found: list[tuple[Path, str]] = []
+    closed = {result.resolve() for result in results if result is not None}
     others = 0
     for path in paths:
         if not path.is_dir():
             found.append((path, path.name))
             continue
-        files = sorted(_files(path, results), key=lambda file: [natural(part) for part in file.relative_to(path).parts])
+        files = sorted(_files(path, closed), key=lambda file: [natural(part) for part in file.relative_to(path).parts])
         for file in files:
             if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
                 found.append((file, file.relative_to(path).as_posix()))
@@ -79,11 +80,10 @@ def find_sources(paths: Sequence[Path], results: Path | None = None) -> tuple[li
     return sources, others
 
 
-def _files(folder: Path, results: Path | None) -> Iterator[Path]:
-    closed = None if results is None else results.resolve()
+def _files(folder: Path, closed: set[Path]) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         here = Path(place)
-        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX" and (here / name).resolve() != closed]
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX" and (here / name).resolve() not in closed]
         yield from (here / name for name in names if name[0] != ".")
 
 

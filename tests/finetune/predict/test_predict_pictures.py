@@ -160,6 +160,18 @@ def test_annotated_pictures_lie_as_their_sources_do_and_are_not_read_again(run: 
     assert len(found) == 4 and others == 1
 
 
+def test_faces_are_cut_out_as_squares_with_the_table_s_numbers(run: str, folder: Path) -> None:
+    faces = folder / "faces"
+    main([run, str(folder), "--crops", str(faces)])
+    assert {path.relative_to(faces).as_posix() for path in faces.rglob("*.*")} == {"two.1.png", "two.2.png", "sub/one.1.png"}
+    for name, side, colour in (("two.1", 50, GREEN), ("two.2", 30, RED), ("sub/one.1", 40, BLUE)):
+        face = np.asarray(Image.open(faces / f"{name}.png"))
+        assert face.shape == (side, side, 3) and (face == colour).all()
+    assert len(sources.find_sources([folder], None, faces)[0]) == 4
+    main([run, str(folder), "--crops", str(faces), "--margin", "0.1"])
+    assert np.asarray(Image.open(faces / "two.1.png")).shape == (60, 60, 3)
+
+
 def test_what_was_to_be_looked_at_is_never_written_over(run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (folder / "two.png").read_bytes()
     assert main([run, str(folder / "two.png"), "--annotate", str(folder)]) == 1
