@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from finetune.clips.recipe import Recipe
 from finetune.errors import FinetuneError
 from finetune.protocol import Plan, sampled
 from finetune.runs.folder import Run
+from finetune.runs.lock import alone
 from finetune.runs.metrics import mean_and_deviation, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
 from zoo.cards.record import Crop
@@ -65,11 +67,12 @@ class CrossValidation:
         ]  # fmt: skip
         everything = Plan({"test": torch.arange(len(self.data))}, None, "test", (f"{len(jobs)} folds by person, the last epoch of each",))
         whole = ClipJob(self.recipe, self.data, everything, self.out, self.accelerator, command=self.command, facts={"folds": len(jobs)})
-        folder = whole.open_folder(resume=resume, overwrite=overwrite)
-        for job in jobs:
-            job.run(resume=resume, overwrite=overwrite)
-        if folder is not None:
-            self.report(folder, [job.out for job in jobs])
+        with alone(self.out) if self.accelerator.is_main_process else nullcontext():
+            folder = whole.open_folder(resume=resume, overwrite=overwrite)
+            for job in jobs:
+                job.run(resume=resume, overwrite=overwrite)
+            if folder is not None:
+                self.report(folder, [job.out for job in jobs])
 
     def report(self, folder: Run, places: Sequence[Path]) -> None:
         """Joins the folds' predictions, clip by clip, and writes what is known of them."""

@@ -8,6 +8,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -21,6 +22,7 @@ from finetune.errors import FinetuneError
 from finetune.labels import check_classes, check_names
 from finetune.protocol import Data, Plan, overlaps
 from finetune.runs.folder import Run
+from finetune.runs.lock import alone
 from finetune.runs.metrics import Scores, read_json, read_predictions, score_table
 from finetune.runs.report import write_report
 from finetune.train.frozen import Classify
@@ -161,10 +163,11 @@ class Job(ABC, Generic[RecipeT, DataT]):
     def run(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raises FinetuneError or ZooError, before anything is trained where it can, and Stopped after a signal."""
         try:
-            if resume and (self.out / "result.json").is_file():
-                self.complete()
-            else:
-                self.train(resume=resume, overwrite=overwrite)
+            with alone(self.out) if self.accelerator.is_main_process else nullcontext():
+                if resume and (self.out / "result.json").is_file():
+                    self.complete()
+                else:
+                    self.train(resume=resume, overwrite=overwrite)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise

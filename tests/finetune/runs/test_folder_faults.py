@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from limits import file_size_limit
 from finetune.errors import FinetuneError
 from finetune.fer2013 import main
 from finetune.runs.folder import FILES, Run
+from finetune.runs.lock import alone
 from finetune.train.loop import Trainer
 from zoo.disk import write_json
 
@@ -185,6 +188,28 @@ def test_a_folder_that_was_never_begun_is_taken(data: Path, tmp_path: Path) -> N
     (out / "config.json").unlink()
     with pytest.raises(FinetuneError, match="not empty and holds no run"):
         Run.create(out, {"recipe": "test"}, overwrite=True)
+
+
+def test_a_second_process_in_the_folder_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    with alone(out):
+        for more in ((), ("--resume",), ("--overwrite",)):
+            assert train(data, out, *more) == 1
+            assert "run: another process is at work in this folder; wait for it" in capsys.readouterr().err
+        assert not list(out.iterdir())
+    assert not out.exists()
+    assert train(data, out) == 0
+    assert {path.name for path in out.iterdir()} <= {*FILES, "tensorboard"}
+    with alone(out):
+        assert train(data, out, "--resume") == 1
+
+
+def test_a_lock_ends_with_its_process_and_is_no_file(tmp_path: Path) -> None:
+    code = "import os, pathlib, sys\nfrom finetune.runs.lock import alone\nwith alone(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert not list((tmp_path / "run").iterdir())
+    with alone(tmp_path / "run"), pytest.raises(FinetuneError, match="another process"), alone(tmp_path / "run"):
+        pass
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------------------------
