@@ -304,7 +304,10 @@ class _Builder:
             return
         if spec.type == "CROP":
             self.place_crop(spec, bottoms)
-        made, notes = build(spec, kind, inputs, self.phase, self.where, self.ignored)
+        try:
+            made, notes = build(spec, kind, inputs, self.phase, self.where, self.ignored)
+        except GraphError as error:
+            raise (error if error.__cause__ is None else self.missing.unfit(error, self.given, self.inputs)) from error.__cause__
         assert isinstance(made, Layer)
         self.notes += notes
         key = self.key(spec.name)
@@ -325,7 +328,8 @@ class _Builder:
         except GraphError:
             raise
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError, NotImplementedError) as error:
-            raise self.failed(spec, f"with bottoms of shape {shapes_of(inputs)}: {first_line(error)}") from error
+            failed = self.failed(spec, f"with bottoms of shape {shapes_of(inputs)}: {first_line(error)}")
+            raise self.missing.unfit(failed, self.given, self.inputs) from error
         self.steps.append(self.step(key, spec, bottoms, tops, made))
         for name, bottom, top in zip(spec.message.top, bottoms, tops, strict=False):
             if name in spec.message.bottom:
@@ -363,7 +367,9 @@ class _Builder:
         if in_place and spec.type in _SHARES_MEMORY:
             raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
         if name in self.names and not in_place:
-            raise self.failed(spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it")
+            raise self.failed(
+                spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it. Rename it"
+            )
         lone = spec.type in ("Concat", "Slice") and len(bottoms) == len(names) == 1
         shares = spec.type in _SHARES_MEMORY or lone or in_place
         return self.version(name, value, self.memory[bottoms[i if in_place else 0]] if shares else None)

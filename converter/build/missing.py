@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from converter.build.examples import example_shapes, stated_batch
 from converter.build.pruning import Pruned, prune
 from converter.errors import GraphError, UnsupportedError, shown, some
 from converter.layers.dropped import SAMPLING, purpose
-from converter.layers.registry import did_you_mean, input_argument, input_options
+from converter.layers.refused import REFUSED
+from converter.layers.registry import Shape, did_you_mean, input_argument, input_options
 from converter.read.upgrade import LayerSpec
 
 
@@ -34,6 +36,8 @@ class Missing:
         if spec.type == "Python":
             python = spec.message.python_param
             reasons.insert(0, f"runs the Python class {python.module}.{python.layer}, which is not part of the files")
+        elif spec.type in REFUSED:
+            reasons.insert(0, REFUSED[spec.type])
         elif not reasons:
             self.unknown_types = True
             unknown = "is of a type that we do not know." if spec.type else 'has no type; a layer has one, such as type: "Convolution".'
@@ -58,10 +62,10 @@ class Missing:
     def error(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> GraphError | UnsupportedError:
         """The one message, with the words to type."""
         names = self.needed(given, elsewhere)
-        several = len(names) > 1
+        several, examples = len(names) > 1, example_shapes(names, self.left)
         text = (
             f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, names))};"
-            f" give {'them' if several else 'it'}: {input_options(names)} on the command line, {input_argument(names)} in Python"
+            f" give {'them' if several else 'it'}: {input_options(examples)} on the command line, {input_argument(examples)} in Python"
             " (the numbers are examples)."
         )
         if self.records:
@@ -74,6 +78,18 @@ class Missing:
         if self.unknown_types:
             text += " `convert-caffe --list-layers` names the types that we compute."
         return (UnsupportedError if self.unknown_types else GraphError)(text)
+
+    def unfit(self, error: GraphError, given: Mapping[str, Shape], inputs: Collection[str]) -> GraphError:
+        """The error of a layer that does not take its bottoms' shapes, with what was given for them and what the file says of it."""
+        shapes = {name: shape for name, shape in given.items() if name in inputs}
+        if not shapes:
+            return error
+        batches = {name: stated_batch(layer) for layer in self.left for name in layer.message.top if name in shapes}
+        says = [f"the data layer of {shown(name)} says batch_size: {n}" for name, n in batches.items() if n and shapes[name][:1] != (n,)]
+        return GraphError(
+            f"{error} These shapes follow from what was given, {input_options(shapes)}; give the one that the net was made for"
+            f"{''.join(f' ({each})' for each in says)}."
+        )
 
     def needed(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> list[str]:
         """The inputs but those that only layers read that are cut once all of the inputs are given."""
@@ -89,7 +105,7 @@ class Missing:
         here = {id(layer) for layer in self.in_phase}
         others = [layer for layer in self.all_layers if id(layer) not in here]
         if not others:
-            return ""
+            return " Convert the file that has the net's layers."
         rules = [rule for layer in others for rule in (*layer.message.include, *layer.message.exclude)]
         other = "TRAIN" if self.phase == "TEST" else "TEST"
         wanted = list(dict.fromkeys(f"--stage {stage}" for rule in rules for stage in rule.stage))

@@ -17,7 +17,7 @@ from importlib import import_module
 
 from converter.layers.registry import Fields, Filler, Layer, LayerType, Param, Sources, build, layer_type, layer_types
 
-_MACHINERY = ("document", "dropped", "fork_data", "module", "registry")
+_MACHINERY = ("document", "dropped", "fork_data", "module", "refused", "registry")
 FAMILIES = tuple(info.name for info in pkgutil.iter_modules(__path__) if info.name not in _MACHINERY)
 for _family in FAMILIES:
     import_module(f"{__name__}.{_family}")

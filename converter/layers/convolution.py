@@ -153,7 +153,11 @@ def _convolution(p: Fields, bottoms: tuple[Tensor, ...], transposed: bool) -> La
                 "with param_bottoms we compute a convolution of (N, C, H, W) that has its weight, and its bias, as last bottoms"
             )
         return Layer(GivenConvolution(channels, outputs, kernel, stride, pad, dilation, groups))
-    if outputs < 1 or groups < 1 or channels % groups or outputs % groups:
+    if outputs < 1:
+        raise ValueError(
+            "num_output is 0, which templates leave open: write it there, or give num_output={the layer's name: N} to convert()"
+        )
+    if groups < 1 or channels % groups or outputs % groups:
         raise ValueError(f"{channels} channels and num_output {outputs} do not both divide by group {groups}")
     if any(other.shape != x.shape for other in bottoms):
         raise ValueError("the bottoms differ in their shapes")

@@ -6,6 +6,7 @@ python -m converter.layers.document > docs/layers.md
 from __future__ import annotations
 
 from converter.layers.dropped import DROPPED
+from converter.layers.refused import REFUSED
 from converter.layers.registry import LayerType, find_name, layer_types
 
 _HEAD = """\
@@ -33,6 +34,13 @@ how to do without the layer: `--input-shape` makes any blob an input, and what o
 |--|--|--|
 """
 
+_REFUSED = """
+## Refused by name
+
+| type | why: it |
+|--|--|
+"""
+
 
 def facts() -> list[tuple[str, str, str, str]]:
     """(type, parameter message, origin, what is refused) of every type, by name."""
@@ -56,7 +64,8 @@ def page() -> str:
     """docs/layers.md."""
     rows = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in facts())
     dropped = "".join(f"| {name} | {what} | {origin} |\n" for name, (what, origin) in sorted(DROPPED.items()))
-    return _HEAD + rows + _DROPPED + dropped
+    refused = "".join(f"| {name} | {why} |\n" for name, why in sorted(REFUSED.items()))
+    return _HEAD + rows + _DROPPED + dropped + _REFUSED + refused
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ class Recurrent(CaffeModule):
 def _recurrent(p: Fields, kind: type[Recurrent], keys: Sequence[str], bottoms: tuple[Tensor, ...]) -> Layer:
     x, cont, *more = bottoms
     if p.num_output < 1 or x.dim() < 2 or cont.shape != x.shape[:2]:
-        raise ValueError("a recurrent layer takes (T, N, ...) with cont (T, N), and a num_output of at least 1")
+        fits = f": for this cont ({', '.join(map(str, cont.shape))}, ...)" if cont.dim() == 2 and cont.shape != x.shape[:2] else ""
+        raise ValueError(f"a recurrent layer takes (T, N, ...) with cont (T, N){fits}, and a num_output of at least 1")
     states = kind.states if p.expose_hidden else 0
     static = more[0] if len(more) == states + 1 else None
     if len(more) not in (states, states + 1) or p.tops != 1 + states:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from converter.errors import GraphError, UnsupportedError, counted, meant, some
+from converter.layers.refused import REFUSED
 from converter.read.schema import is_repeated
 from converter.read.text import Unknown
 from converter.read.upgrade import LayerSpec
@@ -242,6 +243,8 @@ def layer_type(spec: LayerSpec, where: str) -> LayerType:
     what = f"it runs the Python class {python.module}.{python.layer}, which is not part of the files"
     if not spec.type:
         what = 'it has no type; a layer has one, such as type: "Convolution"'
+    elif spec.type in REFUSED:
+        what = f"it {REFUSED[spec.type]}"
     elif spec.type != "Python":
         what = (
             f"this layer type is not one we compute, and we leave nothing out silently.{did_you_mean(spec)}"
@@ -266,27 +269,37 @@ _ELSEWHERE = {
     **dict.fromkeys(("batchnormalization", "batchnorm2d"), "BatchNorm"),
     **dict.fromkeys(("add", "mul"), "Eltwise"),
 }
-_EXAMPLES = {
-    **dict.fromkeys(("label", "labels"), "1"),
-    "im_info": "1,3",
-    "gt_boxes": "1,5",
-    "rois": "1,5",
-    "cont": "1,1",
+_EXAMPLES: dict[str, Shape] = {
+    **dict.fromkeys(("label", "labels"), (1,)),
+    "im_info": (1, 3),
+    "gt_boxes": (1, 5),
+    "rois": (1, 5),
+    "cont": (1, 1),
 }
 
 
-def input_options(names: Iterable[str]) -> str:
-    """The words to type for inputs without a shape; the shapes are examples."""
-    return " ".join(f"--input-shape {shlex.quote(name + '=' + _example(name))}" for name in names)
+def example_shape(name: str) -> Shape:
+    """An example of an input's shape, where only its name is known."""
+    return _EXAMPLES.get(name, (1, 3, 224, 224))
 
 
-def input_argument(names: Iterable[str]) -> str:
+def input_options(shapes: Iterable[str] | Mapping[str, Shape]) -> str:
+    """The words to type for inputs: of these shapes, or of examples where only their names are given."""
+    return " ".join(f"--input-shape {shlex.quote(f'{name}={shape_text(shape)}')}" for name, shape in _shaped(shapes).items())
+
+
+def input_argument(shapes: Iterable[str] | Mapping[str, Shape]) -> str:
     """The same for Python: input_shapes={...}."""
-    return f"input_shapes={ {name: tuple(map(int, _example(name).split(','))) for name in names} }"
+    return f"input_shapes={dict(_shaped(shapes))}"
 
 
-def _example(name: str) -> str:
-    return _EXAMPLES.get(name, "1,3,224,224")
+def shape_text(shape: Shape) -> str:
+    """A shape as the command takes it: 1,3,224,224."""
+    return ",".join(map(str, shape))
+
+
+def _shaped(shapes: Iterable[str] | Mapping[str, Shape]) -> Mapping[str, Shape]:
+    return shapes if isinstance(shapes, Mapping) else {name: example_shape(name) for name in shapes}
 
 
 class Ignored:

@@ -225,3 +225,46 @@ def test_of_records_that_a_slice_takes_apart_the_parts_are_asked_for() -> None:
     more = text + lay("p", "Power", "pair", "p")  # somebody else reads the record
     with pytest.raises(GraphError, match="shape of the input 'pair'; give it"):
         graph_of(more)
+
+
+EXAMPLES = [
+    (
+        lay("c", "Convolution", "x", "c", "convolution_param { num_output: 4 kernel_size: 3 kernel_size: 3 kernel_size: 3 }"),
+        "1,3,16,112,112",
+    ),
+    (lay("c", "Convolution3D", "x", "c", "convolution3d_param { num_output: 4 kernel_size: 3 kernel_depth: 3 }"), "1,3,16,112,112"),
+    (lay("p", "Pooling", "x", "p", "pooling_param { kernel_size: 2 kernel_size: 2 kernel_size: 2 }"), "1,3,16,112,112"),
+    (lay("e", "Embed", "x", "e", "embed_param { input_dim: 9 num_output: 4 }"), "10,1"),
+    (lay("h", "HDF5Data", "", "x", "hdf5_data_param { batch_size: 7 }") + lay("f", "InnerProduct", "x", "f"), "7,3,224,224"),
+    (lay("h", "HDF5Data", "", "x", "hdf5_data_param { batch_size: 7 }") + lay("e", "Embed", "x", "e"), "7,1"),
+]
+
+
+@pytest.mark.parametrize(("layers", "shape"), EXAMPLES)
+def test_the_examples_have_the_axes_and_the_batch_that_the_layers_say(layers: str, shape: str) -> None:
+    text = layers if "HDF5Data" in layers else lay("d", "Fork", "", "x") + layers
+    with pytest.raises(GraphError, match=f"give it: --input-shape x={shape} on the command line"):
+        graph_of(text)
+
+
+def test_a_layer_that_does_not_take_a_given_shape_says_which_was_given_and_what_the_file_says_of_it() -> None:
+    text = lay("h", "HDF5Data", "", "x", "hdf5_data_param { batch_size: 7 }") + lay(
+        "f", "InnerProduct", "x", "f", "inner_product_param { num_output: 1 }"
+    )
+    text += lay("k", "Concat", "x f", "k")
+    words = (
+        r"'k' of type 'Concat'.*follow from what was given, --input-shape x=1,3,4,4; give the one .* data layer of 'x' says batch_size: 7"
+    )
+    with pytest.raises(GraphError, match=words):
+        graph_of(text, input_shapes={"x": (1, 3, 4, 4)})
+    assert graph_of(text, input_shapes={"x": (7, 3)}).shapes[-1] == (7, 4)
+
+
+@pytest.mark.parametrize("type_", ["RBMInnerProduct", "TRT", "ImResize"])
+def test_what_no_file_says_is_refused_by_name_with_the_reason(type_: str) -> None:
+    for reader in ("", lay("r", "ReLU", "t", "r")):
+        with pytest.raises(
+            GraphError if reader else UnsupportedError, match=rf"layer 't' of type '{type_}'.*(random|TensorRT|the program)"
+        ) as caught:
+            graph_of(inp("x", 1, 3, 8, 8) + lay("t", type_, "x", "t") + reader)
+        assert "--input-shape t=1,3,224,224" in str(caught.value)
