@@ -56,7 +56,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         },
         "verify": {"build", "errors", "memory", "net", "preprocess", "program", "read", "references", "write"},
         "report": {"build", "errors", "files", "program", "read", "table", "verify"},
-        "export": {"conversion", "errors", "files", "net", "read", "verify", "write"},
+        "export": {"conversion", "errors", "files", "net", "read", "references", "verify", "write"},
         "cli": {"build", "conversion", "errors", "extras", "files", "layers", "read", "report", "table", "terminal", "verify", "write"},
         "example": {"write"},
         "demo": {"cli", "example"},

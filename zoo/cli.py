@@ -175,7 +175,7 @@ def _verify(options: argparse.Namespace) -> Answer:
 
 
 def _export(options: argparse.Namespace) -> Answer:
-    from zoo.models.export import export_caffe
+    from zoo.models.export import save_caffe
     from zoo.models.named import load
 
     if options.hub is not None:
@@ -186,7 +186,7 @@ def _export(options: argparse.Namespace) -> Answer:
         raise ZooError(f"-o {options.output} is a folder; name the file, such as -o {options.output / 'net.caffemodel'}")
     prototxt = options.prototxt or options.output.with_suffix(".prototxt")
     model = load(options.name, accept_terms=options.accept_terms)
-    compared = export_caffe(model, prototxt, options.output, half=options.half)
+    compared = save_caffe(model, prototxt, options.output, half=options.half)
     value, text, status = _paths({"prototxt": prototxt, "caffemodel": options.output})
     proof = [f"{each.blob}: differs by at most {each.difference:.0e} of the largest value from {each.reference}" for each in compared]
     return {**value, "compared": [dataclasses.asdict(each) for each in compared]} if compared else value, "\n".join([text, *proof]), status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from converter.conversion import convert
 from converter.errors import ConversionError, some
 from converter.export.sketch import Blob
 from converter.files import whole_file
+from converter.references import NOT_INSTALLED
 from converter.verify import Comparison
 from converter.verify.comparison import verified
 from converter.verify.inputs import Inputs
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from converter.net import CaffeNet
 
 PathLike = str | os.PathLike[str]
+Module = TypeVar("Module", bound=nn.Module)
 TOLERANCE = 1e-5  # of an output's largest magnitude
 
 
@@ -91,6 +94,18 @@ def write_pair(
                 with source.open("rb") as held:
                     shutil.copyfileobj(held, file, 1 << 20)
     return found
+
+
+def float_copy(module: Module, title: str) -> Module:
+    """A copy in eval mode and float32 on the CPU: what Caffe will compute."""
+    try:
+        return copy.deepcopy(module).to("cpu").float().eval()
+    except Exception as error:  # whatever a stranger's __deepcopy__ makes of it
+        raise ConversionError(f"{title}: it cannot be copied: {first_line(error)}") from error
+
+
+def float_values(value: Tensor) -> Tensor:
+    return (value.float() if value.is_floating_point() else value).detach().cpu().clone()
 
 
 def first_line(error: Exception) -> str:
@@ -189,11 +204,13 @@ def _batch_is_fixed(module: nn.Module, net: CaffeNet, example: tuple[Tensor, ...
 
 
 def _second_opinion(net: CaffeNet, prototxt: Path, caffemodel: Path, example: tuple[Tensor, ...], title: str) -> list[Comparison]:
-    """The same in OpenCV, on the example; that it reads no such net, or computes something else, is a warning."""
+    """The same in OpenCV where it is installed, on the example; that it reads no such net, or computes something else, is a warning."""
     given = {name: value.float().numpy() for name, value in zip(net.inputs, example, strict=True)}
     try:
         found = verified(net, prototxt, caffemodel, Inputs(given, given, "inputs: the example"))
     except ConversionError as error:
+        if str(error) == NOT_INSTALLED:
+            return []
         said = str(error).replace(str(prototxt), "the prototxt")
         warnings.warn(f"{title}: no second implementation read it: {said}", stacklevel=5)
         return []

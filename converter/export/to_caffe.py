@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import os
 import warnings
@@ -17,7 +16,7 @@ from torch.export.graph_signature import OutputKind
 
 from converter.errors import ConversionError, UnsupportedError
 from converter.export.operators import OPERATORS, REARRANGING
-from converter.export.pair import Pair, check_places, first_line, write_pair
+from converter.export.pair import Pair, check_places, first_line, float_copy, float_values, write_pair
 from converter.export.rearranged import Rearranged, written
 from converter.export.sketch import Blob, Dialect, NoCaffeForm, Sketch
 from converter.verify import Comparison
@@ -75,23 +74,11 @@ def to_caffe(
         raise ConversionError(f"dialect {dialect!r} is none of {', '.join(get_args(Dialect))}.")
     check_places(prototxt, caffemodel)
     title = name or type(module).__name__
-    twin = _twin(module, title)
-    tensors = tuple(_plain(each) for each in ([example] if isinstance(example, Tensor) else example))
+    twin = float_copy(module, title)
+    tensors = tuple(float_values(each) for each in ([example] if isinstance(example, Tensor) else example))
     net, outputs = _sketched(_exported(twin, tensors, title), dialect, title)
     pair = Pair(lambda fixed: net.prototxt(title, fixed=fixed), lambda path: write_caffemodel(path, net.weights(), name=title), outputs)
     return write_pair(pair, twin, tensors, prototxt, caffemodel, title=title, half=half)
-
-
-def _twin(module: nn.Module, title: str) -> nn.Module:
-    """A copy in eval mode and float32 on the CPU: what Caffe will compute."""
-    try:
-        return copy.deepcopy(module).to("cpu").float().eval()
-    except Exception as error:  # whatever a stranger's __deepcopy__ makes of it
-        raise ConversionError(f"{title}: it cannot be copied: {first_line(error)}") from error
-
-
-def _plain(value: Tensor) -> Tensor:
-    return (value.float() if value.is_floating_point() else value).detach().cpu().clone()
 
 
 def _exported(module: nn.Module, example: tuple[Tensor, ...], title: str) -> ExportedProgram:
