@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from converter.conversion import convert, fold_batchnorm
     from converter.errors import CaffezooWarning, ConversionError
     from converter.export.to_caffe import to_caffe
+    from converter.layers.winograd import use_winograd
     from converter.net import CaffeNet
     from converter.preprocess import Preprocess
     from converter.read.weights import read_blobs, read_mean
@@ -35,6 +36,7 @@ __all__ = [
     "save",
     "save_caffemodel",
     "to_caffe",
+    "use_winograd",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "save": "converter.write.output",
     "save_caffemodel": "converter.write.back",
     "to_caffe": "converter.export.to_caffe",
+    "use_winograd": "converter.layers.winograd",
 }
 
 
