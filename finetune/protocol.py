@@ -16,6 +16,7 @@ ImageProtocol = Literal["honest", "best-on-reported"]
 ClipProtocol = Literal["honest", "best-on-reported", "last"]
 HoldOut = Callable[["Tensor"], tuple["Tensor", "Tensor"]]  # rows -> the rows without, and with only, about a tenth of them
 REPORTED = ("private", "test", "val", "public")  # the first of these that there is becomes a run's headline
+SAMPLE = "a sample of the data (--smoke)"  # the note of a run that shows whether everything works
 
 
 class Data(Protocol):
@@ -90,7 +91,7 @@ def sample(data: Data, rows: Tensor, count: int) -> Tensor:
 def sampled(plan: Plan, data: Data, counts: tuple[int, int]) -> Plan:
     """The plan with about so many rows of train, and so many of each other split."""
     rows = {name: sample(data, rows, counts[name != "train"]) for name, rows in plan.rows.items()}
-    return replace(plan, rows=rows, notes=(*plan.notes, "a sample of the data (--smoke)"))
+    return replace(plan, rows=rows, notes=(*plan.notes, SAMPLE))
 
 
 def with_every_class(labels: Tensor, groups: Sequence[Hashable], taken: Tensor) -> Tensor:

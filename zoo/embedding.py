@@ -187,6 +187,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
     if threshold is None:
         yield "verdict           none: nobody has measured for this model which value tells the same person from another"
     else:
-        yield f"threshold         {threshold.cosine:.4f} ({threshold.source})"
+        yield f"threshold         {threshold.cosine:.4f}"
         yield f"verdict           {'the same person' if comparison.same else 'different people'}, as far as this model can tell"
+        yield f"measured          {threshold.source}"
     yield "Both pictures were taken for faces that are cut out already: compare looks for none, and means nothing for whole photographs."

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from finetune import renamed
 from finetune.errors import FinetuneError
+from finetune.protocol import SAMPLE
 from finetune.runs import drawings
 from finetune.runs.metrics import Predictions, Scores, SplitPredictions, calibration_bins, reported_split, unit_of
 from finetune.runs.reading import Epoch, Result, RunFiles, Source, number, read_run
@@ -75,6 +76,7 @@ def facts_of(run: RunFiles, pictures: Tensor | None) -> Facts:
         "settings": shown({**{name: value for name, value in config.items() if name not in APART}, **flat(config["config"])}),
         "environment": shown(flat(run.environment)),
         "finished": run.result is not None,
+        "sample": SAMPLE in config["data"]["notes"],
     }
     if run.result is None or run.predictions is None:
         return facts

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from finetune.errors import FinetuneError
+from finetune.protocol import SAMPLE
 from finetune.runs import drawings
 from finetune.runs.report import write_report
 
@@ -95,6 +96,14 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
     for word in (drawn_run.SHA256, "28,709", "2 rows without pixels", "optimizer.momentum", "packages.numpy", "--seed 0", "NVIDIA H100"):
         assert word in page.text
     assert "optimistic" not in page.text and "not finished" not in page.text
+
+
+def test_the_page_of_a_smoke_run_says_beside_its_number_that_it_is_one(tmp_path: Path) -> None:
+    run = drawn_run.draw_run(tmp_path / "run")
+    assert "smoke run" not in Page(write_report(run, PICTURES)).text
+    edited(run, "config.json", data__notes=[SAMPLE])
+    text = Page(write_report(run, PICTURES)).text
+    assert text.index("selected on public") < text.index("This was a smoke run.") < text.index("Training")
 
 
 def test_the_matrix_and_the_classes_are_the_result_s(tmp_path: Path) -> None:
