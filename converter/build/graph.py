@@ -40,7 +40,7 @@ MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
 MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
 _GUESS = (1, 3, 224, 224)  # of an input without a shape, so that the rest is looked at, too; the net is refused at the end
 MAX_REWRITES = 10_000  # other names of memory that in-place layers wrote to: n tops of a Split, each written, are n² of them
-_SHARES_MEMORY = {"Reshape", "Flatten", "Split"}
+_SHARES_MEMORY = {"Reshape", "Flatten", "Split", "GradientScaler"}
 
 
 @dataclass

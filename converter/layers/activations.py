@@ -68,6 +68,26 @@ def insanity(p: Fields, x: Tensor) -> nn.Module:
     return Insanity(p.lb, p.ub)
 
 
+class RReLU(Insanity):
+    """The randomized leaky ReLU of a BVLC pull request of 2015: as Insanity, but m is (lb + ub) / 2 in eval mode (rrelu_layer.cpp)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else torch.where(x > 0, x, x * (2 / (self.lb + self.ub)))
+
+
+@layer("RReLU", "rrelu_param", origin="ducha-aiki, BVLC's pull request of 2015")
+def rrelu(p: Fields, x: Tensor) -> nn.Module:
+    lower, upper = p.negative_slope_lower, p.negative_slope_upper
+    if not 0 < lower <= upper:
+        raise ValueError(f"negative_slope_lower {lower} and negative_slope_upper {upper}: the lesser first, both positive")
+    return RReLU(lower, upper)
+
+
+@layer("SeLu", "selu_param", origin="jolibrain")
+def selu(p: Fields, x: Tensor) -> nn.Module:
+    return ScaledELU(p.alpha, getattr(p, "lambda"))  # selu_layer.cpp
+
+
 @layer("Sigmoid", "sigmoid_param", ignored=ENGINE)
 def sigmoid(p: Fields, x: Tensor) -> nn.Module:
     return nn.Sigmoid()

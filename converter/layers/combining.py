@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
-from converter.layers.registry import ENGINE, Fields, layer
+from converter.layers.registry import ENGINE, TRAINING, Fields, Layer, layer
 
 
 class Axpy(CaffeModule):
@@ -107,6 +107,16 @@ class Gather(CaffeModule):
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         return bottoms if len(bottoms) > 1 else bottoms[0]
+
+
+@layer(
+    "GradientScaler",
+    "gradient_scaler_param",
+    ignored=dict.fromkeys(("lower_bound", "upper_bound", "alpha", "max_iter", "threshold_iter"), TRAINING),
+    origin="DANN, thuml/Xlearn",
+)
+def gradient_scaler(p: Fields, x: Tensor) -> Layer:
+    return Layer(nn.Identity(), note="it passes its bottom on; in Caffe it also turns gradients round, which this module does not")
 
 
 @layer("Gather", bottoms=(1, None), origin="yjxiong's Caffe")

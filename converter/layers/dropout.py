@@ -56,6 +56,30 @@ def spatial_dropout(p: Fields, x: Tensor) -> nn.Module:
     return nn.Dropout2d(_ratio(p))
 
 
+class SeLuDropout(CaffeModule):
+    """x in eval mode; in training values become alpha with probability p, then all a * x + b, which keeps mean and variance.
+
+    jolibrain/caffe: selu_dropout_layer.cpp.
+    """
+
+    def __init__(self, p: float = 0.1, alpha: float = -1.75809934):
+        super().__init__()
+        self.p, self.alpha = p, alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        scale: float = ((1 - self.p) * (1 + self.alpha**2 * self.p)) ** -0.5
+        return scale * (torch.where(torch.rand_like(x) >= self.p, x, self.alpha) - self.p * self.alpha)
+
+
+@layer("SeLuDropout", "selu_dropout_param", origin="jolibrain")
+def selu_dropout(p: Fields, x: Tensor) -> nn.Module:
+    if not 0 < p.dropout_ratio < 1:
+        raise ValueError(f"the dropout_ratio {p.dropout_ratio} is not between 0 and 1")
+    return SeLuDropout(p.dropout_ratio, p.alpha)
+
+
 class InverseDropout(CaffeModule):
     """x / (1 - p) at test time, and in training for the channels that stay: ENet's SpatialDropoutLayer."""
 

@@ -196,6 +196,15 @@ def scale(p: Fields, x: Tensor, *factor: Tensor) -> Layer:
     return Layer(BoundedScale(shape, axis, p.bias_term, least, most), blobs)
 
 
+@layer("EltwiseAffine", "eltwise_affine_param", origin="happynear")
+def eltwise_affine(p: Fields, x: Tensor) -> Layer:
+    if x.dim() not in (2, 4):
+        raise ValueError("EltwiseAffine takes (N, C) or (N, C, H, W)")
+    module = Scale((), 0, bias=True) if p.channel_shared else Scale((x.shape[1],), bias=True)
+    fillers = p.slope_filler if p.has("slope_filler") else 1.0001, p.bias_filler if p.has("bias_filler") else 0.0001
+    return Layer(module, [Param("weight", fillers[0]), Param("bias", fillers[1])])  # eltwise_affine_layer.cpp
+
+
 class Bias(CaffeModule):
     """x + bias, laid along `axis` and the axes behind it; with two bottoms the second is the bias."""
 

@@ -84,6 +84,46 @@ def test_ssd_s_first_version_takes_a_max_size_that_is_not_larger_and_cuts_its_bo
         assert got[0, 1].unique().tolist() == [pytest.approx(0.1)]
 
 
+# ---------------------------------------------------------------------------------------------- activations
+
+
+@pytest.mark.filterwarnings("ignore:.*turns gradients round")
+@pytest.mark.parametrize(
+    ("layer", "value"),
+    [
+        ('type: "SeLu"', lambda v: 1.050700987 * (v if v > 0 else 1.67326324 * (math.exp(v) - 1))),
+        ('type: "SeLu" selu_param { lambda: 2 alpha: 0.5 }', lambda v: 2 * (v if v > 0 else 0.5 * (math.exp(v) - 1))),
+        ('type: "SeLuDropout" selu_dropout_param { dropout_ratio: 0.3 }', lambda v: v),
+        ('type: "RReLU"', lambda v: v if v > 0 else v * 2 / (3 + 8)),
+        ('type: "RReLU" rrelu_param { negative_slope_lower: 2 negative_slope_upper: 6 }', lambda v: v if v > 0 else v / 4),
+        ('type: "GradientScaler" gradient_scaler_param { lower_bound: 0 upper_bound: 0.1 alpha: 10 max_iter: 100 }', lambda v: v),
+        ('type: "EltwiseAffine"', lambda v: 1.0001 * v + 0.0001),
+    ],
+)
+def test_each_value_is_that_of_the_source(layer: str, value: Any, tmp_path: Path) -> None:
+    """3866af4c's selu_layer.cpp and selu_dropout_layer.cpp, 3468c88d's rrelu_layer.cpp, Xlearn's and happynear's."""
+    x = 3 * draw(2, 3, 4, 4)
+    close(net_of(tmp_path, layer, x.shape)(x), numpy.vectorize(value)(x.numpy()))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_eltwise_affine_has_a_slope_and_a_bias_for_each_channel_or_for_all(shared: bool, tmp_path: Path) -> None:
+    x, blobs = draw(2, 3, 4, 4), [draw(*(() if shared else (3,)), seed=i) for i in (1, 2)]
+    layer = f'type: "EltwiseAffine" eltwise_affine_param {{ channel_shared: {str(shared).lower()} }}'
+    slope, bias = (blob.numpy().reshape(-1, 1, 1) for blob in blobs)
+    close(net_of(tmp_path, layer, x.shape, blobs=blobs)(x), x.numpy() * slope + bias)
+
+
+def test_what_is_random_is_drawn_in_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = -torch.ones(1, 1, 200, 200)
+    slopes = -1 / net_of(tmp_path, 'type: "RReLU"', x.shape).train()(x)
+    assert 3 <= float(slopes.min()) < 3.1 and 7.9 < float(slopes.max()) <= 8.001
+    y = net_of(tmp_path, 'type: "SeLuDropout" selu_dropout_param { dropout_ratio: 0.25 }', x.shape).train()(torch.randn(x.shape))
+    assert y.mean() == pytest.approx(0, abs=0.03) and y.std() == pytest.approx(1, abs=0.03)
+    assert (y == y.mode().values.mode().values).float().mean() == pytest.approx(0.25, abs=0.01)
+
+
 # ---------------------------------------------------------------------------------------------- clCaffe's detectors
 
 
@@ -251,6 +291,9 @@ FUSED = 'type: "LRN" lrn_param { fuse_type: FUSED_POOL_MAX %s pooling_param { %s
         ('type: "Unpooling" pooling_param { kernel_size: 2 round_mode: FLOOR }', [IMAGE, IMAGE], "pooling_param.round_mode"),
         ('type: "PriorBox" prior_box_param { min_size: 3 min_size: 4 max_size: 3 max_size: 4 }', [IMAGE, IMAGE], "one larger value"),
         ('type: "PriorBox" prior_box_param { min_size: 3 max_size: 3 step: 8 }', [IMAGE, IMAGE], "one larger value"),
+        ('type: "RReLU" rrelu_param { negative_slope_lower: 9 }', [IMAGE], "the lesser first"),
+        ('type: "SeLuDropout" selu_dropout_param { dropout_ratio: 1 }', [IMAGE], "between 0 and 1"),
+        ('type: "EltwiseAffine"', [(2, 3, 4)], "(N, C, H, W)"),
         ('type: "SimplerNMS" simpler_nms_param { scale: 8 feat_stride: 8 }', PROPOSED, "feat_stride of 16"),
         ('type: "SimplerNMS"', PROPOSED, "a positive scale"),
         ('type: "SimplerNMS" simpler_nms_param { scale: 8 post_nms_topn: 301 }', PROPOSED, "max_num_proposals 300"),

@@ -30,6 +30,7 @@ ELSEWHERE |= {
 }  # test_rare_layers.py
 ELSEWHERE |= {"Mergecrop"}  # MergeCrop's older name
 ELSEWHERE |= {"Python:layers.text_proposal_layer.ProposalLayer"}  # test_proposals.py
+ELSEWHERE |= {"EltwiseAffine", "GradientScaler", "RReLU", "SeLu", "SeLuDropout"}  # test_branches.py
 # test_branches.py, test_detectnet.py
 ELSEWHERE |= {"FasterRcnnDetectionOutput", "SimplerNMS", "Python:caffe.layers.detectnet.clustering.ClusterDetections"}
 ELSEWHERE |= {"CROP", "CropCenter", "LRNMap", "SimpleCrop"}  # test_crops.py
