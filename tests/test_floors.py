@@ -76,6 +76,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "cli": {"cards", "disk", "embedding", "errors", "files", "foreign", "models", "pictures", "terminal"},
     },
     "finetune": {
+        "__main__": set(),
         "config": set(),
         "errors": set(),
         "extras": {"errors"},

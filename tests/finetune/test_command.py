@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import finetune
 from finetune import ensemble, fer2013
+from finetune.__main__ import COMMANDS
 from finetune.command import exit_status_of
 from finetune.errors import FinetuneError, Stopped
 from zoo import ZooError
@@ -51,3 +55,12 @@ def test_a_command_that_cannot_be_understood_ends_in_2(main: Callable[[list[str]
     with pytest.raises(SystemExit) as end:
         main(["--no-such-option"])
     assert end.value.code == 2 and "usage: " in capsys.readouterr().err
+
+
+def test_the_package_by_itself_names_every_command_that_there_is() -> None:
+    package = Path(finetune.__file__).parent
+    runnable = [path for path in package.rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    names = {path.parent.name if path.stem == "__main__" else path.stem for path in runnable}
+    assert names - {"finetune"} == set(COMMANDS)
+    done = subprocess.run([sys.executable, "-m", "finetune", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and all(f"python -m finetune.{name} " in done.stdout for name in COMMANDS)
