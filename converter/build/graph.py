@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from converter.build.crops import crop_offsets
 from converter.build.meta import QuickMeta
-from converter.build.missing import Missing
+from converter.build.missing import Missing, by_blob
 from converter.build.phases import kept_layers, unmet_stages
 from converter.build.preprocessing import preprocess_of
 from converter.build.pruning import prune
@@ -88,6 +88,7 @@ class _Builder:
         self.elsewhere = [layer for layer in spec.layers if id(layer) not in kept]
         self.pruned = prune(layers, self.given, self.elsewhere, spec.where)
         self.layers, self.all_in_phase, self.ignored = self.pruned.layers, layers, ignored
+        self.readers = by_blob(self.layers, "bottom")
         self.notes = [*spec.notes, *self.pruned.notes]
         self.sources: list[LayerSpec] = []
         self.inputs: dict[str, Shape] = {}
@@ -153,7 +154,7 @@ class _Builder:
         self.missing.inputs.update(dict.fromkeys(sorted(self.continuing)))  # their layer could not be built
         if self.missing:
             raise self.missing.error(self.given, self.elsewhere)
-        strange = [name for name in self.given if name not in self.inputs and name not in self.pruned.cut | self.pruned.unused]
+        strange = [name for name in self.given if not any(name in each for each in (self.inputs, self.pruned.cut, self.pruned.unused))]
         if strange:
             near = [hit for name in strange for hit in difflib.get_close_matches(name, self.names, 1)]
             hint = f" Did you mean {', '.join(map(shown, near))}?" if near else ""
@@ -185,7 +186,7 @@ class _Builder:
 
     def stated(self, spec: LayerSpec, kind: LayerType) -> list[Shape | None]:
         """The shapes that a data layer of Caffe's own says; they are not asked for where all are given."""
-        if set(spec.message.top) <= set(self.given):
+        if all(top in self.given for top in spec.message.top):
             return [None] * len(spec.message.top)
         made, notes = build(spec, kind, [], self.phase, self.where, self.ignored)
         assert isinstance(made, Sources)
@@ -207,7 +208,7 @@ class _Builder:
             if i > 0 and batch and shape and len(shape) == 1:
                 shape = batch  # labels follow the batch that was asked for
             shape = self.given.get(top, shape)
-            if shape is None and top in self.pruned.read - self.pruned.computed:
+            if shape is None and top in self.pruned.read and top not in self.pruned.computed:
                 self.unlabelled.add(top)
                 continue
             if shape is None and self.continues(top):
@@ -226,12 +227,12 @@ class _Builder:
 
     def continues(self, name: str) -> bool:
         """Whether the first layer that reads a blob is a recurrent one that takes it for `cont`, whose shape its other bottom tells."""
-        first = next((layer for layer in self.layers if name in layer.message.bottom), None)
+        first = next(iter(self.readers.get(name, ())), None)
         return first is not None and first.type in ("RNN", "LSTM") and list(first.message.bottom).index(name) == 1
 
     def unpacked(self, name: str) -> bool:
         """Whether Slice layers take the records of a data layer apart, and nothing else reads them: then the parts are the inputs."""
-        readers = [layer for layer in self.layers if name in layer.message.bottom]
+        readers = self.readers.get(name)
         if not readers or any(layer.type != "Slice" or len(layer.message.bottom) != 1 for layer in readers):
             return False
         parts = [top for layer in readers for top in layer.message.top if top in self.pruned.read]

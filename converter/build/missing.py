@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
 
 from converter.build.examples import example_shapes, stated_batch
 from converter.build.pruning import Pruned, prune
@@ -13,6 +14,17 @@ from converter.layers.refused import REFUSED
 from converter.layers.registry import Shape, did_you_mean, input_argument, input_options
 from converter.read.upgrade import LayerSpec
 
+MOST_NAMED = 12  # inputs, and blobs that no layer makes, in a message
+
+
+def by_blob(layers: Iterable[LayerSpec], side: Literal["bottom", "top"]) -> dict[str, list[LayerSpec]]:
+    """The layers that read a blob (bottom) or make it (top), in their order, by its name."""
+    found: dict[str, list[LayerSpec]] = {}
+    for layer in layers:
+        for name in dict.fromkeys(getattr(layer.message, side)):
+            found.setdefault(name, []).append(layer)
+    return found
+
 
 class Missing:
     """Collects what is missing while a net is built; falsy where nothing is."""
@@ -21,6 +33,8 @@ class Missing:
         """Args: the layers of all phases, those of the phase, and what pruning has left of these."""
         self.where, self.phase, self.all_layers, self.in_phase = where, phase, all_layers, in_phase
         self.left, self.read = pruned.layers, pruned.read
+        self.makers = by_blob(all_layers, "top")
+        self.ids_left, self.ids_in_phase = {id(layer) for layer in self.left}, {id(layer) for layer in in_phase}
         self.inputs: dict[str, None] = {}  # blobs whose shape is asked for
         self.orphans: list[str] = []  # those of them that no layer makes, and who reads them
         self.records: list[str] = []  # those that are parts of records, and of which
@@ -29,6 +43,11 @@ class Missing:
 
     def __bool__(self) -> bool:
         return bool(self.inputs)
+
+    @property
+    def few(self) -> bool:
+        """Whether what is missing will still be named one by one: to look for names that are near takes long."""
+        return len(self.orphans) < MOST_NAMED
 
     def uncomputable(self, spec: LayerSpec, tops: list[str]) -> None:
         """A layer that nobody can compute from the files, or of a type that is not ours: its tops could be inputs."""
@@ -48,7 +67,7 @@ class Missing:
     def orphan(self, name: str, reader: LayerSpec, names: Collection[str]) -> None:
         """A blob that a layer reads and none makes; names: those that there are."""
         self.inputs[name] = None
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name, names, 1) if self.few else []
         meant = f" (did you mean {near[0]!r}?)" if near and not self.staged(name) else ""
         self.orphans.append(f"{shown(name)}, which {reader} reads{meant}{self.staged(name)}")
 
@@ -62,9 +81,11 @@ class Missing:
     def error(self, given: Collection[str], elsewhere: Sequence[LayerSpec]) -> GraphError | UnsupportedError:
         """The one message, with the words to type."""
         names = self.needed(given, elsewhere)
-        several, examples = len(names) > 1, example_shapes(names, self.left)
+        several, first = len(names) > 1, names[:MOST_NAMED]
+        examples = example_shapes(first, self.left)
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
         text = (
-            f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, names))};"
+            f"{self.where}: the prototxt does not say the shape of the input{'s' if several else ''} {', '.join(map(shown, first))}{more};"
             f" give {'them' if several else 'it'}: {input_options(examples)} on the command line, {input_argument(examples)} in Python"
             " (the numbers are examples)."
         )
@@ -102,8 +123,7 @@ class Missing:
 
     def left_out(self) -> str:
         """What to say of a net all of whose layers belong to another phase, stage or level."""
-        here = {id(layer) for layer in self.in_phase}
-        others = [layer for layer in self.all_layers if id(layer) not in here]
+        others = [layer for layer in self.all_layers if id(layer) not in self.ids_in_phase]
         if not others:
             return " Convert the file that has the net's layers."
         rules = [rule for layer in others for rule in (*layer.message.include, *layer.message.exclude)]
@@ -125,7 +145,7 @@ class Missing:
 
     def staged(self, name: str) -> str:
         """What to say of a blob that only layers of stages make: such a net is built with one of them; else ""."""
-        makers = [layer for layer in self.all_layers if name in layer.message.top]
+        makers = self.makers.get(name, [])
         stages = list(dict.fromkeys(stage for layer in makers for rule in layer.message.include for stage in rule.stage))
         if not stages or not all(rule.stage for layer in makers for rule in layer.message.include):
             return ""
@@ -136,11 +156,11 @@ class Missing:
 
         names: the blobs that there are so far.
         """
-        later = [str(other) for other in self.left if name in other.message.top]
+        makers = self.makers.get(name, [])
+        later = [str(other) for other in makers if id(other) in self.ids_left]
         if later:
             return f"; {later[0]} makes it, but only later"
-        here = {id(layer) for layer in self.in_phase}  # what is cut of these leaves an input
-        dropped = [str(other) for other in self.all_layers if name in other.message.top and id(other) not in here]
+        dropped = [str(other) for other in makers if id(other) not in self.ids_in_phase]  # what is cut of the phase's leaves an input
         if dropped and not self.staged(name):
             made = {top for each in self.left for top in each.message.top}
             orphans = [b for b in dict.fromkeys(b for each in self.left for b in each.message.bottom) if b not in made]
@@ -148,5 +168,5 @@ class Missing:
                 f"; {dropped[0]} makes it in another phase or stage.{self.other_phase()}"
                 f" Or give the inputs that the phase lacks: {input_options(orphans)}"
             )
-        near = difflib.get_close_matches(name, names, 1, 0.9) if not dropped else []
+        near = difflib.get_close_matches(name, names, 1, 0.9) if not dropped and self.few else []
         return f"; did you mean {near[0]!r}? If it is an input, give its shape: {input_options([name])}" if near else ""

@@ -99,7 +99,7 @@ class _Pruning:
         if not names:
             return
         self.cut_blobs.update(names)
-        writers = [node for node in self.nodes if not node.is_data and set(names).intersection(node.spec.message.top)]
+        writers = [node for node in self.nodes if not node.is_data and any(top in self.cut_blobs for top in node.spec.message.top)]
         for node in writers:
             node.alive = False
         # a blob that no layer is left to read ends the net before it: what its layer reads are the outputs then

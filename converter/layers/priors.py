@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, fields_set, layer
 
+MOST_BOXES = 10_000  # at a place
+
 
 class PriorBox(CaffeModule):
     """SSD's default boxes of a feature map: (N, C, H, W) and the image (N, C', H', W') -> (1, 2, H * W * boxes * 4).
@@ -104,6 +106,8 @@ def prior_box(p: Fields, feature: Tensor, image: Tensor) -> nn.Module:
             raise ValueError(f"max_size {largest} has not one larger value for each min_size {smallest}")
         clip = clip or not p.has("clip")
     ratios = _ratios(p.aspect_ratio, p.flip)
+    if len(smallest) * (1 + len(ratios) + bool(largest)) > MOST_BOXES:
+        raise ValueError(f"{len(smallest):,} sizes in {len(ratios) + 1:,} aspect ratios are more boxes than any net has at a place")
     # prior_box_layer.cpp keeps the sizes as whole numbers
     sizes = [int(size) for size in smallest], [int(size) for size in largest]
     return PriorBox(*sizes, ratios, variances, clip, step, image_size, p.offset)

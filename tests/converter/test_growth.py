@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,21 @@ def in_place(n: int) -> str:
     return HEAD + "".join(relu(f"r{i}", "d", "d") for i in range(n))
 
 
+def losses(n: int) -> str:
+    """Each reads a label that no layer makes."""
+    made = "".join(f'layer {{ name: "l{i}" type: "SoftmaxWithLoss" bottom: "o" bottom: "y{i}" top: "l{i}" }}\n' for i in range(n))
+    return HEAD + relu("r", "d", "o") + made
+
+
+def orphans(n: int) -> str:
+    return HEAD + "".join(relu(f"r{i}", f"x{i}", f"o{i}") for i in range(n))
+
+
+def data_layers(n: int) -> str:
+    made = "".join(f'layer {{ name: "D{i}" type: "Data" top: "x{i}" }}\n' + relu(f"q{i}", f"x{i}", f"y{i}") for i in range(n))
+    return made + HEAD.replace("\n", " ") + relu("r", "d", "o")
+
+
 def calls(work: Callable[[], object]) -> int:
     """How many functions, Python's and C's, were called meanwhile."""
     count = 0
@@ -58,6 +74,40 @@ def calls(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(before)
     return count
+
+
+def steps(path: Path) -> int:
+    """How many lines of Python the building of a net, or its refusal, runs: those of a comprehension count, too."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if "/converter/build/" not in frame.f_code.co_filename and "difflib" not in frame.f_code.co_filename:
+            return None
+        count += 1
+        frame.f_trace_opcodes = True
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        convert(path)
+    except ConversionError as error:
+        assert len(str(error)) < 5_000  # names the first ones
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.filterwarnings("ignore::converter.errors.CaffezooWarning")
+@pytest.mark.parametrize("net", [losses, orphans, data_layers])
+def test_what_is_missing_is_looked_for_in_steps_that_grow_with_the_net(net: Callable[[int], str], tmp_path: Path) -> None:
+    found = []
+    for n in (25, 50, 100):
+        path = tmp_path / f"{n}.prototxt"
+        path.write_text(net(n))
+        found.append(steps(path))
+    assert found[2] - found[1] < 2.5 * (found[1] - found[0]), found
 
 
 @pytest.mark.parametrize("net", [blobs_of_one_variable, layers_of_one_name, stages, tops, in_place])
