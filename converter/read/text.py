@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from converter.errors import PrototxtError, shown
 from converter.read.schema import is_repeated
 
 MAX_DEPTH = 100  # protobuf's own limit
+MAX_MESSAGES = 200_000  # layers and what stands in their braces: a ResNet of 1,000 layers has some 30,000
 MAX_UNKNOWN = 10_000  # in one layer
 MAX_TEXT = 2_000  # of an unknown message: data layers' parameters are shorter
 
@@ -81,14 +81,18 @@ class _Reader:
     def __init__(self, text: str, where: str):
         self.text, self.where = text, where
         self.position = self.ended = 0  # self.ended: where the token before this one ends
-        self.newlines = [m.start() for m in re.finditer("\n", text)]
+        self.counted = 0, 1  # a position, and the line that it stands in
+        self.messages = 0
         self.layers: list[LayerText] = []
         self.unknown: list[Unknown] = []
         self.read = False  # whether a field has been found, of whatever name
         self.advance()
 
     def line(self, position: int | None = None) -> int:
-        return bisect_left(self.newlines, self.start if position is None else position) + 1
+        at = self.start if position is None else position
+        known, line = self.counted if self.counted[0] <= at else (0, 1)
+        self.counted = at, line + self.text.count("\n", known, at)
+        return self.counted[1]
 
     def fail(self, problem: str, position: int | None = None) -> PrototxtError:
         at = self.start if position is None else position
@@ -228,6 +232,9 @@ class _Reader:
                 setattr(message, known.name, value)
 
     def child(self, message: Message | None, known: FieldDescriptor, path: tuple[str, ...], start: int, end: str) -> None:
+        self.messages += 1
+        if self.messages > MAX_MESSAGES:
+            raise self.fail(f"more than {MAX_MESSAGES:,} messages; no net has as many.", start)
         held = getattr(message, known.name)
         if is_repeated(known):
             child = held.add()

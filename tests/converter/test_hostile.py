@@ -489,6 +489,11 @@ REFUSED: dict[str, str | bytes] = {
     "a hundred thousand closing braces": "}" * 100_000,
     "messages in solvers in solvers": "net_param { layer { " * 200,
     "an unknown message of a hundred levels": HEAD + "layer { " + "a { " * 120 + "}" * 120 + " }",
+    "a million empty layers": "layer{}" * 1_000_000,
+    "a million parameters of a layer": "layer{" + "param{}" * 1_000_000 + "}",
+    "thirty million lines": "\n" * 30_000_000 + "x",
+    "a hundred thousand boxes at a place": HEAD
+    + one("PriorBox", f'bottom: "data" prior_box_param {{ {"min_size: 5 " * 1_000} aspect_ratio: [{",".join(map(str, range(2, 99)))}] }}'),
     "a string without an end": HEAD + 'layer { name: "' + "a" * 4_000_000,
     "a number that ends in a letter": HEAD + 'layer { name: "l" loss_weight: ' + "9" * 200_000 + "x }",
     "a million minus signs": "a: " + "-" * 1_000_000,
