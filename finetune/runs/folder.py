@@ -22,13 +22,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune import renamed
 from finetune.errors import FinetuneError
@@ -53,6 +53,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.logged: list[str] = []  # the lines of metrics.jsonl
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, object], *, overwrite: bool = False, device: str = "cpu") -> Run:
@@ -64,6 +65,8 @@ class Run:
             raise FinetuneError(f"{path} is not empty and holds no run; --out names a new folder")
         if "config.json" in held and not overwrite:
             raise FinetuneError(f"{path} holds a run already; --resume continues it, --overwrite replaces it")
+        if held & {"state.pt", "result.json"} and not overwrite:
+            raise FinetuneError(f"{path} holds a run without its config.json; copy that back and --resume, or replace the run: --overwrite")
         run = cls(path)
         for name in FILES:  # never the folder as a whole: it may hold other files, too
             (path / name).unlink(missing_ok=True)
@@ -100,25 +103,30 @@ class Run:
 
     def log(self, values: Mapping[str, object]) -> None:
         """Appends a line to metrics.jsonl."""
+        self.logged.append(json.dumps(values) + "\n")
         with (self / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values) + "\n")
+            stream.write(self.logged[-1])
 
     def lines(self) -> list[dict[str, Any]]:
-        """What metrics.jsonl holds, a dict an epoch."""
+        """What metrics.jsonl holds, a dict an epoch; half a line is none."""
         path = self / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return [json.loads(line) for line in content.splitlines(keepends=True) if epoch_of(line) is not None]
 
-    def keep_lines(self, count: int) -> None:
+    def keep_lines(self, count: int, saved: Sequence[str] = ()) -> None:
         """Drops what metrics.jsonl has beyond `count` epochs: those after the state that is resumed, and half a line.
 
-        Raises FinetuneError where one of the epochs is missing.
+        Lines that are missing, as after a power cut, are taken from those that the state has `saved`. Raises FinetuneError where one
+        stands in neither.
         """
         path = self / "metrics.jsonl"
         content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        lines = {epoch: line for line in content.splitlines(keepends=True) if (epoch := epoch_of(line)) is not None}
+        found = (*content.splitlines(keepends=True), *saved)
+        lines = {epoch: line for line in found if (epoch := epoch_of(line)) is not None}
         if missing := [epoch for epoch in range(1, count + 1) if epoch not in lines]:
             raise FinetuneError(f"{path}: no line of epoch {missing[0]}, but the saved state has {count}; start anew with --overwrite")
-        kept = "".join(lines[epoch] for epoch in range(1, count + 1))
+        self.logged = [lines[epoch] for epoch in range(1, count + 1)]
+        kept = "".join(self.logged)
         if kept != content:
             with replacing(path) as temporary:
                 temporary.write_text(kept, encoding="utf-8")
@@ -143,9 +151,21 @@ class Run:
         except (SafetensorError, FileNotFoundError) as error:
             raise FinetuneError(f"{self / name}: missing or not whole ({error}); start anew with --overwrite") from error
 
+    def load_weights(self, model: nn.Module, name: str, *, check: bool = False) -> None:
+        """Fills the net with the weights of a safetensors file; with `check` it is only asked whether it could be.
+
+        Raises FinetuneError where the file is missing, not whole, or of another net.
+        """
+        tensors = self.load_tensors(name)
+        wanted = {key: value.shape for key, value in model.state_dict().items()}
+        if wanted != {key: value.shape for key, value in tensors.items()}:
+            raise FinetuneError(f"{self / name}: the weights of another net; start anew with --overwrite")
+        if not check:
+            model.load_state_dict(tensors)
+
     def save_state(self, state: Mapping[str, object]) -> None:
         with saving(self / "state.pt") as temporary:
-            torch.save(dict(state), temporary)
+            torch.save({**state, "lines": self.logged}, temporary)
             ending = SEAL + digests(temporary, ())["sha256"].encode()
             with temporary.open("ab") as stream:
                 stream.write(ending)
@@ -153,10 +173,14 @@ class Run:
     def load_state(self) -> dict[str, Any] | None:
         """What save_state() wrote last, on the CPU, or None. Nothing but tensors and plain values is read from the file.
 
-        Raises FinetuneError where a bit of it is not what was written. States of older releases have no hash.
+        Raises FinetuneError where a bit of it is not what was written, and where it is missing though the run has more than the one
+        epoch that may be over before a state is saved. States of older releases have no hash.
         """
         path = self / "state.pt"
         if not path.is_file():
+            if len(over := self.lines()) > 1:
+                advice = "copy it back, or start anew with --overwrite"
+                raise FinetuneError(f"{path}: no such file, though {len(over)} epochs are over, so it was removed; {advice}")
             return None
         check_seal(path)
         try:

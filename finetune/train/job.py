@@ -180,8 +180,10 @@ class Job(ABC, Generic[RecipeT, DataT]):
         """What a finished run may lack that was killed after its result was written."""
         if self.accelerator.is_main_process:
             folder = Run.resume(self.out, self.config())
+            read_json(self.out / "result.json")
             folder.remove_state()
-            if not (self.out / "report.html").is_file():
+            report = self.out / "report.html"
+            if not report.is_file() or not report.stat().st_size:
                 write_report(self.out, self.pictures(self.plan.rows[self.plan.report]))
         self.accelerator.print(f"{self.out} is finished: {self.out / 'report.html'}")
 
@@ -350,7 +352,7 @@ def load_best(model: nn.Module, run: Run | None, accelerator: Accelerator) -> No
     from accelerate.utils import broadcast
 
     if run is not None:
-        model.load_state_dict(run.load_tensors("best.safetensors"))
+        run.load_weights(model, "best.safetensors")
     if accelerator.num_processes > 1:
         for tensor in model.state_dict().values():
             broadcast(tensor)

@@ -356,7 +356,9 @@ class Trainer:
                     f"the saved state is not of this net and recipe ({first_line(error)}); --overwrite starts anew"
                 ) from error
         if self.run is not None:
-            self.run.keep_lines(self.progress.epoch)
+            self.run.keep_lines(self.progress.epoch, () if state is None else state.get("lines", ()))
+            if self.select is not None and self.progress.best_epoch:
+                self.run.load_weights(self.model, "best.safetensors", check=True)
 
     def agreed(self, wish: bool) -> bool:
         """What the first process wishes: the others' clocks differ."""

@@ -124,6 +124,55 @@ def test_a_missing_epoch_is_named(content: str, run: Run) -> None:
         run.keep_lines(2)
 
 
+@pytest.mark.parametrize("content", ["", LINES[0], LINES[0] + '{"epoch": 2', "\0" * 40])
+def test_lines_that_the_disk_has_lost_come_from_the_state(content: str, run: Run) -> None:
+    for number in (1, 2):
+        run.log({"epoch": number})
+    run.save_state({})
+    (run / "metrics.jsonl").write_text(content)
+    state = run.load_state()
+    assert state is not None
+    run.keep_lines(2, state["lines"])
+    assert (run / "metrics.jsonl").read_text() == "".join(LINES[:2])
+
+
+def test_a_state_that_was_removed_is_missed(run: Run) -> None:
+    run.log({"epoch": 1})
+    assert run.load_state() is None  # a process may die before it saves its first state
+    run.log({"epoch": 2})
+    with pytest.raises(FinetuneError, match=r"state\.pt: no such file, though 2 epochs are over, so it was removed; copy it back"):
+        run.load_state()
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut short", "another net's"])
+def test_weights_that_are_gone_are_missed_before_anything_is_trained(
+    damage: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AT["the predictions"], killed)
+        with pytest.raises(Killed):
+            train(data, out)
+    best = out / "best.safetensors"
+    if damage == "another net's":
+        Run(out).save_tensors(best.name, {"w": torch.zeros(2)})
+    else:
+        best.write_bytes(best.read_bytes()[:200])
+        best.unlink() if damage == "removed" else None
+    monkeypatch.setattr(Trainer, "epoch", killed)
+    assert train(data, out, "--resume") == 1
+    assert "best.safetensors: " in (error := capsys.readouterr().err) and "--overwrite" in error
+
+
+@pytest.mark.parametrize("name", ["state.pt", "result.json"])
+def test_a_run_without_its_settings_is_not_begun_anew(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"kept")
+    with pytest.raises(FinetuneError, match=r"holds a run without its config\.json; copy that back and --resume"):
+        Run.create(tmp_path, {"recipe": "test"})
+    assert (tmp_path / name).read_bytes() == b"kept"
+    Run.create(tmp_path, {"recipe": "test"}, overwrite=True)
+
+
 # --- killed -----------------------------------------------------------------------------------------------------------------------------
 
 
