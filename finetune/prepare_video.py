@@ -21,7 +21,7 @@ from finetune.video import faces
 from finetune.video.prepare import prepare
 from finetune.video.records import STATUSES, Options, Outcome, UsageError, Video
 from finetune.video.sources import find_videos
-from zoo.errors import ZooError, printable
+from zoo.errors import ZooError, counted, printable
 from zoo.models.device import check_device
 from zoo.terminal import Parser, missing, notes, say
 
@@ -86,7 +86,7 @@ def summary(results: Sequence[tuple[Video, Outcome]], dst: Path, options: Option
     new = [outcome for _, outcome in results if not outcome.earlier]
     images = sum(outcome.faces for _, outcome in results)
     size = "×".join(map(str, options.size))
-    lines = [f"{len(results)} videos: {', '.join(f'{counts[status]} {status}' for status in STATUSES if counts[status])}"]
+    lines = [f"{counted(len(results), 'video')}: {', '.join(f'{counts[status]} {status}' for status in STATUSES if counts[status])}"]
     if len(new) < len(results):
         lines.append(f"{len(results) - len(new)} of them had been prepared before and were skipped")
     frames = sum(outcome.frames for outcome in new)

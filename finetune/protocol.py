@@ -145,7 +145,7 @@ def overlaps(data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], u
             )
         elif count:
             where = f"other parts of the data; '{split} without copies' leaves them out" if reported else "train"
-            notes.append(f"{count:,} of {len(found):,} {split} {unit} are, byte for byte, also in {where}")
+            notes.append(f"{count:,} of {len(found):,} {split} {unit} byte for byte also in {where}")
     return notes
 
 

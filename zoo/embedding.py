@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cards.record import Card, LocalCard, Threshold
 from zoo.errors import EmbeddingError, PictureError
-from zoo.pictures import SUFFIXES, read_picture
+from zoo.pictures import PHOTOGRAPHS, SUFFIXES, read_picture
 from zoo.terminal import require
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def pictures_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The paths themselves, and of each folder the pictures in it and below, sorted by name; hidden ones are left out."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        below = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()) if path.is_dir() else (path,)
+        below = (
+            (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES | PHOTOGRAPHS and file.is_file())
+            if path.is_dir()
+            else (path,)
+        )
         for file in below:
             if file == path or not any(part.startswith(".") for part in file.relative_to(path).parts):
                 found[file] = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Pillow's names. What runs another program (EPS: Ghostscript) or opens further files stays closed.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".gif"})
+PHOTOGRAPHS = frozenset({".heic", ".heif", ".avif", ".jxl"})  # not read, and in a folder named rather than left out: phones make them
 MOST_PIXELS = 80_000_000  # below Pillow's own limit of 89 million
 # What Pillow's decoders raise for damaged files, beside OSError.
 BROKEN = (ArithmeticError, EOFError, LookupError, MemoryError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
@@ -73,7 +74,10 @@ def read_picture(source: str | os.PathLike[str] | bytes, *, most_pixels: int = M
         kind = kind_of(source[:512] if isinstance(source, bytes) else head(Path(source), 512))
         if kind == EMPTY:
             raise PictureError(EMPTY) from error
-        raise PictureError(f"not a picture that is read here: {kind}" if kind else f"not a picture ({', '.join(FORMATS)})") from error
+        if kind is not None:
+            advice = "; save it as JPEG or PNG" if kind.endswith(" picture") else ""
+            raise PictureError(f"not a picture that is read here: {kind}{advice}") from error
+        raise PictureError(f"not a picture ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"more than {most_pixels:,} pixels: refused") from error
     except OSError as error:

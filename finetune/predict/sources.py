@@ -17,7 +17,7 @@ from finetune.labels import natural
 from finetune.video import decode
 from finetune.video.sources import plain
 from zoo.errors import PictureError
-from zoo.pictures import read_picture
+from zoo.pictures import PHOTOGRAPHS, read_picture
 
 Media = Literal["image", "video", "camera"]
 
@@ -69,7 +69,7 @@ def find_sources(paths: Sequence[Path], *results: Path | None) -> tuple[list[Sou
             continue
         files = sorted(_files(path, closed), key=lambda file: [natural(part) for part in file.relative_to(path).parts])
         for file in files:
-            if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES | PHOTOGRAPHS:
                 found.append((file, file.relative_to(path).as_posix()))
             else:
                 others += 1

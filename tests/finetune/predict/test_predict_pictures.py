@@ -88,6 +88,15 @@ def test_a_mixed_folder_gives_a_row_a_face_and_a_row_where_there_is_none(
     assert noted.count("not feelings") == 1
 
 
+def test_a_phone_s_photographs_in_a_folder_are_named_with_what_to_do(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+    assert main([run, str(tmp_path / "in")]) == 1
+    printed = capsys.readouterr().out
+    assert "unreadable: not a picture that is read here: a HEIC picture; save it as JPEG or PNG" in printed
+    assert "1 file: 1 unreadable" in printed and "left out" not in printed
+
+
 def test_one_picture_with_one_face_is_counted_in_the_singular(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(picture((5, 6, 40, BLUE))).save(tmp_path / "one.png")
     assert main([run, str(tmp_path / "one.png")]) == 0
