@@ -146,7 +146,7 @@ def _params(p: Fields, im_info: Tensor, *known: str) -> dict[str, Value]:
     if unknown:
         raise UnsupportedError(
             f"{p.module}.{p.layer} does not read {', '.join(unknown)} of param_str {p.param_str!r}: this is another class of its name."
-            " Delete them if they change nothing, or name its tops in input_shapes (--input-shape), and their values come from outside."
+            " Delete them if they change nothing"
         )
     if "feat_stride" not in params:
         raise ValueError(f"param_str {p.param_str!r} has no feat_stride")

@@ -341,7 +341,9 @@ def build(
         with torch.device("meta"):
             made = kind.function(fields, *bottoms)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{where}: {spec}: {error}") from None
+        tops = list(spec.message.top)
+        cut = f" To do without this layer, name its tops as inputs: {input_options(tops)} (the numbers are examples)." if tops else ""
+        raise UnsupportedError(f"{where}: {spec}: {error}{cut and '.'}{cut}") from None
     except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise GraphError(f"{where}: {spec} with bottoms of shape {shapes_of(bottoms)}: {first_line(error)}.") from error
     unread = [(kind.message, name) for name in fields.unread(kind.ignored)] if kind.message else []

@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from converter.errors import UnsupportedError
 from converter.layers.module import CaffeModule
 from converter.layers.registry import Fields, layer
 
@@ -339,8 +340,18 @@ class Reorg(CaffeModule):
         return x.reshape(n, planes, h, s, w, s).permute(0, 3, 5, 1, 2, 4).reshape(n, c * s * s, h // s, w // s)
 
 
-@layer("Reorg", "reorg_param", origin="eric612/MobileNet-YOLO")
+@layer(
+    "Reorg",
+    "reorg_param",
+    origin="eric612/MobileNet-YOLO",
+    refuses="channels that do not divide by the stride's square: forks differ in what they make of them",
+)
 def reorg(p: Fields, x: Tensor) -> nn.Module:
     if p.stride < 1 or x.dim() != 4:
         raise ValueError("Reorg takes a stride of at least 1 and four axes (N, C, H, W)")
+    if x.shape[1] % p.stride**2 and not p.reverse:
+        raise UnsupportedError(
+            f"{x.shape[1]} channels do not divide by {p.stride**2}: Darknet's code divides by 0 then, and that of Wulingtian/yolov5_caffe,"
+            " whose focus layers are such, gives another order on the GPU than on the CPU"
+        )
     return Reorg(p.stride, p.reverse)

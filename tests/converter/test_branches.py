@@ -291,6 +291,7 @@ FUSED = 'type: "LRN" lrn_param { fuse_type: FUSED_POOL_MAX %s pooling_param { %s
         ('type: "Unpooling" pooling_param { kernel_size: 2 round_mode: FLOOR }', [IMAGE, IMAGE], "pooling_param.round_mode"),
         ('type: "PriorBox" prior_box_param { min_size: 3 min_size: 4 max_size: 3 max_size: 4 }', [IMAGE, IMAGE], "one larger value"),
         ('type: "PriorBox" prior_box_param { min_size: 3 max_size: 3 step: 8 }', [IMAGE, IMAGE], "one larger value"),
+        ('type: "Reorg" reorg_param { stride: 2 }', [(1, 3, 8, 8)], "on the CPU. To do without this layer"),
         ('type: "RReLU" rrelu_param { negative_slope_lower: 9 }', [IMAGE], "the lesser first"),
         ('type: "SeLuDropout" selu_dropout_param { dropout_ratio: 1 }', [IMAGE], "between 0 and 1"),
         ('type: "EltwiseAffine"', [(2, 3, 4)], "(N, C, H, W)"),

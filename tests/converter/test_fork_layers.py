@@ -482,7 +482,7 @@ REFUSED = [
     ('type: "ShuffleChannel" shuffle_channel_param { group: 3 }', [IMAGE], "do not divide by group 3"),
     ('type: "Reorg"', [IMAGE], "a stride of at least 1"),
     ('type: "Reorg" reorg_param { stride: 4 }', [(1, 16, 6, 6)], "do not divide by the stride 4"),
-    ('type: "Reorg" reorg_param { stride: 2 }', [(1, 3, 6, 6)], "3 channels of 6x6"),
+    ('type: "Reorg" reorg_param { stride: 2 }', [(1, 3, 6, 6)], "3 channels do not divide by 4"),
     ('type: "Interp" interp_param { height: 9 }', [IMAGE], "either height and width"),
     ('type: "Interp" interp_param { height: 9 width: 9 zoom_factor: 2 }', [IMAGE], "either height and width"),
     ('type: "Interp"', [IMAGE], "either height and width"),
