@@ -517,7 +517,7 @@ REFUSED = [
     ('type: "SmoothL1Loss" smooth_l1_loss_param { sigma: 2 } loss_param { normalize: true }', [IMAGE, IMAGE], "no fork computes both"),
     ('type: "SmoothL1Loss" loss_param { normalize: true }', [IMAGE] * 4, "no fork computes both"),
     ('type: "SmoothL1Loss"', [IMAGE, (2, 4, 6, 5)], "the same shape"),
-    ('type: "Gather"', [IMAGE, IMAGE], "it has 1 tops"),
+    ('type: "Gather"', [IMAGE, IMAGE], "it has 1 top;"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pad_ratio: -1 }', [IMAGE, (3, 5)], "a pooled_h and pooled_w"),
     ('type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 2 pooled_l: 1 }', [IMAGE, (3, 5)], "(N, C, L, H, W)"),
