@@ -40,9 +40,12 @@ MOST_RECORD = 1 << 16  # bytes of a receipt, of accepted terms, of a note
 
 
 def home() -> Path:
-    """$CAFFEZOO_HOME, or the user's cache directory."""
+    """$CAFFEZOO_HOME, or the user's cache directory. Raises CacheError for a ~user that nobody is."""
     if folder := os.environ.get("CAFFEZOO_HOME"):
-        return Path(folder).expanduser()
+        try:
+            return Path(folder).expanduser()
+        except RuntimeError:
+            raise CacheError(f"CAFFEZOO_HOME is {folder}: there is no user of that name; set it to a folder") from None
     from platformdirs import user_cache_path
 
     return user_cache_path("caffezoo")
@@ -152,7 +155,15 @@ def writing(place: Path) -> Iterator[None]:
                 f"{place} cannot be written ({error.strerror}), and what is asked for is not in it."
                 " Set CAFFEZOO_HOME to a writable directory, or have its owner fetch the model"
             ) from error
-        raise CacheError(f"{place}: {error}") from error
+        at = error.filename2 or error.filename
+        if error.errno in (errno.EISDIR, errno.ENOTEMPTY) and at:
+            raise CacheError(f"{at} is a folder, where a file of the cache is to lie: remove it, and run it again") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+            blocked = next((each for each in (place, *place.parents) if os.path.lexists(each)), place)
+            raise CacheError(
+                f"{blocked} stands where the cache needs a folder, and is none: remove it, or set CAFFEZOO_HOME to a folder"
+            ) from error
+        raise CacheError(f"{place}: {error.strerror or error}") from error
 
 
 def is_file(path: Path) -> bool:

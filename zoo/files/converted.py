@@ -26,7 +26,7 @@ def folder() -> Path:
 
 def files_of(card: Card) -> list[Path]:
     """The model's converted weights, of this release of the converter and of others."""
-    return sorted(folder().glob(f"{card.name}-*.safetensors"))
+    return sorted(path for path in folder().glob(f"{card.name}-*.safetensors") if path.is_symlink() or not path.is_dir())
 
 
 def seal(path: Path) -> None:

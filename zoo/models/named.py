@@ -97,8 +97,15 @@ def labels_of(card: Card) -> tuple[str, ...]:
     """The names of the model's outputs in their order, or () where there are none or their file is not in the cache."""
     if card.labels_file is None:
         return card.labels
-    path = store.folder(card) / card.labels_file
-    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    path = store.cached(store.folder(card), next(file for file in card.files if file.name == card.labels_file))
+    if path is None:
+        return ()
+    try:
+        return tuple(line.removesuffix("\r") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except UnicodeDecodeError:
+        raise LoadError(
+            f"{path} is not UTF-8, as the names of {card.name}'s outputs are: caffe-zoo verify {card.name} looks at it"
+        ) from None
 
 
 def prototxt_of(card: Card, network: Network) -> Path:

@@ -21,10 +21,11 @@ import zoo
 from zoo.cards import registry
 from zoo.cards.record import Checksum, File, Mirror, Terms
 from zoo.cli import main
-from zoo.errors import CacheError, ProofError
+from zoo.errors import CacheError, LoadError, ProofError
 from zoo.files import parts, store
 from zoo.files.fetch import obtain
 from zoo.files.http import Limits
+from zoo.models.named import labels_of
 
 BODY = random.Random(7).randbytes(300_000)
 QUICK = Limits(connect=5, read=10, answer=10, tries=3, progress=50_000, pause=0.01)
@@ -324,6 +325,63 @@ def test_a_pipe_in_the_cache_is_not_waited_for(name: str, small: str, home: Path
     assert status == int(name == ".lock")
     assert main(["verify", small]) == status
     assert main(["clean", small, "--all"]) == 0
+
+
+BLOCKED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the cache is a file": (lambda home: home.write_text("x"), "home stands where the cache needs a folder"),
+    "the cache is a pipe": (os.mkfifo, "home stands where the cache needs a folder"),
+    "the cache is a link to nothing": (lambda home: home.symlink_to("/nonexistent/x"), "home stands where the cache needs a folder"),
+    "the cache is a link to itself": (lambda home: home.symlink_to(home), "home stands where the cache needs a folder"),
+    "the model is a file": (lambda home: (home.mkdir(), (home / "small").write_text("")), "small stands where the cache needs a folder"),
+    "the file is a folder": (lambda home: (home / "small" / "net.caffemodel" / "x").mkdir(parents=True), "net.caffemodel is a folder"),
+    "the receipt is a folder": (
+        lambda home: (home / "small" / "net.caffemodel.receipt.json").mkdir(parents=True), "net.caffemodel.receipt.json is a folder"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "said"), BLOCKED.values(), ids=BLOCKED.keys())
+def test_what_stands_in_the_cache_s_way_is_named(
+    make: Callable[[Path], object], said: str, small: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(home)
+    mine = tmp_path / "mine"
+    mine.write_bytes(BODY)
+    for command in (["fetch", small, "--accept-terms"], ["add", small, str(mine), "--accept-terms"]):
+        assert main(command) == 1
+        err = capsys.readouterr().err
+        assert said in err
+        assert "Errno" not in err
+    for command in (["list"], ["clean"]):
+        assert main(command) == 0
+
+
+def test_a_home_of_nobody_s_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CAFFEZOO_HOME", "~nosuchuser/cache")
+    for command in (["list"], ["where"], ["fetch", "squeezenet1_1"], ["clean"]):
+        assert main(command) == 1
+        assert "CAFFEZOO_HOME is ~nosuchuser/cache: there is no user of that name" in capsys.readouterr().err
+
+
+def test_cleaning_goes_past_a_folder_among_the_converted_weights(small: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "converted" / f"{small}-1.safetensors" / "mine").mkdir(parents=True)
+    assert main(["clean", small]) == 0
+    assert (home / "converted" / f"{small}-1.safetensors" / "mine").is_dir()
+
+
+@pytest.mark.parametrize(("text", "labels"), [(b"a\r\nb\x0bc\xe2\x80\xa8d\n", ("a", "b\x0bc\u2028d")), (b"\xff\n", None)])
+def test_labels_are_a_line_each_and_text(text: bytes, labels: tuple[str, ...] | None, server: Server, home: Path) -> None:
+    names = File(
+        "names.txt", (Mirror(server.serve("/names", text)),), len(text), (Checksum("sha256", hashlib.sha256(text).hexdigest(), "x"),)
+    )
+    card = dataclasses.replace(registry.card_of("squeezenet1_1"), name="labelled", files=(names,), labels=(), labels_file="names.txt")
+    assert labels_of(card) == ()  # not there yet
+    obtain(names, home / "labelled", limits=QUICK)
+    if labels is not None:
+        assert labels_of(card) == labels
+    else:
+        with pytest.raises(LoadError, match=r"not UTF-8.*caffe-zoo verify labelled"):
+            labels_of(card)
 
 
 # --- records -----------------------------------------------------------------------------------------------------
