@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-o", "--output", type=Path, help="what to write: .safetensors, .pth (weights); .py, .onnx, .pt2 (a net that runs); .caffemodel"
     )
-    p.add_argument("--no-check", action="store_true", help="do not read a .py, .onnx or .pt2 back in a fresh process to compare it")
+    p.add_argument("--no-check", action="store_true", help="do not read the output back in a fresh process to compare it")
     p.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="the phase whose layers are kept (default: TEST)")
     p.add_argument("--stage", action="append", default=[], help="a stage that include and exclude rules look at; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level that include and exclude rules look at (default: 0)")

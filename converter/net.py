@@ -142,7 +142,7 @@ class CaffeNet(nn.Module):
     def save(self, path: str | os.PathLike[str], *, check: bool = True) -> None:
         """Write the net with its weights, in the form that the suffix names: .safetensors, .pth, .caffemodel, .py, .onnx, .pt2.
 
-        The last three run without this package; `check` reads them back in a fresh process and compares before they appear. See
+        The last three run without this package; `check` reads each back in a fresh process and compares before it appears. See
         converter.save(), which this is.
         """
         from converter import save

@@ -41,7 +41,7 @@ class Pair:
     """What is to be written."""
 
     prototxt: Callable[[bool], str]  # the text; True: for the example's batch size only
-    weights: Callable[[Path], None]  # writes the caffemodel
+    weights: Callable[[Path], object]  # writes the caffemodel
     outputs: Sequence[Blob]  # in the module's order
 
 

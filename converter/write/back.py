@@ -5,26 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from converter.build.fillers import constant
 from converter.errors import MismatchError, UnsupportedError, shown, some
-from converter.write.encode import LARGEST_HALF, is_kernel, write_caffemodel
+from converter.write.encode import LARGEST_HALF, is_kernel, stored, write_caffemodel
+from converter.write.readback import Ledger, read_back
 
 if TYPE_CHECKING:
     from converter.net import CaffeNet
     from converter.program import Step
 
 
-def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str], *, half: bool = False) -> None:
+def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str], *, half: bool = False, check: bool = False) -> str:
     """Write the net's weights as a .caffemodel (V2, float32): what convert() reads, with the net's own prototxt, to the same numbers.
 
     Weights only: the layers are named, not connected. net.prototxt is the net that they belong to. `half` rounds the kernels of
     convolutions and dense layers to half precision, in NVIDIA Caffe's form (raw_data): convert() and OpenCV's importer read it, BVLC's
-    Caffe does not. Biases and statistics stay float32.
+    Caffe does not. Biases and statistics stay float32. `check`: protobuf reads it back in a fresh process before it appears, and what
+    that found is returned.
 
     Raises:
         MismatchError: layers that no longer have the weights of the prototxt's; all of them, in one message.
@@ -43,8 +45,21 @@ def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str], *, half: bool =
     _check_shared(net)
     if half:
         _check_half(net)
-    written = ((layer.name, layer.type, [blob.numpy() for blob in _blobs(net, layer)]) for layer in _written(net))
-    write_caffemodel(Path(path), written, name=net.name, half=half)
+    ledger, said = Ledger(), list[str]()
+
+    def written() -> Iterator[tuple[str, str, list[Any]]]:
+        for layer in _written(net):
+            blobs = [blob.numpy() for blob in _blobs(net, layer)]
+            for i, blob in enumerate(blobs if check else ()):
+                short = half and is_kernel(blob.shape)
+                ledger.values(f"{layer.name} {i}", "F16" if short else "F32", blob.shape, stored(blob, short).reshape(-1).view("u1").data)
+            yield layer.name, layer.type, blobs
+
+    def checked(file: Path) -> None:
+        said.append(read_back(file, ledger, Path(path)))
+
+    write_caffemodel(Path(path), written(), name=net.name, half=half, check=checked if check else None)
+    return "".join(said)
 
 
 def _check_half(net: CaffeNet) -> None:

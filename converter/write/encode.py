@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,21 @@ def blob_head(shape: Sequence[int], legacy: bool, nbytes: int, half: bool = Fals
     return head + encode_varint(5 << 3 | 2) + encode_varint(nbytes)
 
 
-def layer_pieces(name: str, type_: str, blobs: Sequence[Any], version: str, half: bool = False) -> list[Any]:
-    """A layer of the net as pieces to write one after the other; arrays stay arrays."""
+def stored(blob: Any, half: bool) -> Any:
+    """A blob's values as the file has them."""
     import numpy
 
+    return numpy.asarray(blob, "<f2" if half else "<f4", order="C")  # ascontiguousarray would give a scalar an axis
+
+
+def layer_pieces(name: str, type_: str, blobs: Sequence[Any], version: str, half: bool = False) -> list[Any]:
+    """A layer of the net as pieces to write one after the other; arrays stay arrays."""
     name_field, type_field, blob_field = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}[version]
     kind = varint_field(5, _V1_NUMBERS[type_]) if version == "V1" else field(type_field, type_.encode())
     pieces: list[Any] = [field(name_field, name.encode()) + kind]
     for blob in blobs:
         short = half and is_kernel(blob.shape)
-        values = numpy.asarray(blob, "<f2" if short else "<f4", order="C")  # ascontiguousarray would give a scalar an axis
+        values = stored(blob, short)
         head = blob_head(values.shape, version != "V2", values.nbytes, short)
         pieces += [encode_varint(blob_field << 3 | 2) + encode_varint(len(head) + values.nbytes) + head, values.reshape(-1).view("u1").data]
     size = sum(len(piece) for piece in pieces)
@@ -63,12 +68,18 @@ def layer_pieces(name: str, type_: str, blobs: Sequence[Any], version: str, half
 
 
 def write_caffemodel(
-    path: str | Path, layers: Iterable[tuple[str, str, Sequence[Any]]], *, name: str = "", version: str = "V2", half: bool = False
+    path: str | Path,
+    layers: Iterable[tuple[str, str, Sequence[Any]]],
+    *,
+    name: str = "",
+    version: str = "V2",
+    half: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write layers (name, type, blobs as arrays) as a binary caffemodel, one layer in memory at a time.
 
     Types are LayerParameter's names ("Convolution"); for version "V0" V0's own ("conv"). `half` rounds kernels (is_kernel) to half
-    precision; values beyond LARGEST_HALF become infinite.
+    precision; values beyond LARGEST_HALF become infinite. `check` is called with the whole file before it takes its name.
 
     Raises:
         ConversionError: the file cannot be written.
@@ -79,3 +90,6 @@ def write_caffemodel(
         for layer_name, type_, blobs in layers:
             for piece in layer_pieces(layer_name, type_, blobs, version, half):
                 file.write(piece)
+        if check is not None:
+            file.flush()
+            check(Path(file.name))

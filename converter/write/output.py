@@ -20,6 +20,7 @@ from converter.write.back import save_caffemodel
 from converter.write.encode import is_kernel
 from converter.write.forms import FORMS, Written, structure, write_form
 from converter.write.pth import write_pth
+from converter.write.readback import Ledger, read_back
 from converter.write.rounding import Rounding
 from converter.write.safetensors import Progress, write_safetensors
 from converter.write.values import Held, Planned, values_of
@@ -46,7 +47,7 @@ def write(
 
     Args:
         rounding: of all values of a state dict; of a caffemodel's kernels to half precision, as save_caffemodel() does.
-        check: .py, .pt2 and .onnx are read back in a fresh process and compared before they appear.
+        check: read the file back in a fresh process and compare it before it appears.
         structure_only: a .py without weights beside it.
 
     Raises:
@@ -99,8 +100,8 @@ def save(net: CaffeNet, path: str | os.PathLike[str], *, check: bool = True) -> 
     """Write a net with its weights; the suffix says in which form.
 
     .safetensors, .pth (state dict), .caffemodel; .py with a .safetensors beside it, .onnx (from 64 MiB of weights on with an
-    .onnx.data beside it), .pt2: these three run without this package, and are read back in a fresh process and compared before they
-    appear (`check`). In .onnx and .pt2 the batch, height and width may have any size where the net takes any: see docs/forms.md.
+    .onnx.data beside it), .pt2: these three run without this package. `check`: the file is read back in a fresh process and compared
+    before it appears. In .onnx and .pt2 the batch, height and width may have any size where the net takes any: see docs/forms.md.
     Of a net with folded layers or another input, .safetensors, .pth and .caffemodel get their prototxt beside them.
 
     Raises:
@@ -131,31 +132,36 @@ def _write(
         return write_form(path, values, facts, check=check, progress=progress)
     check_beside(path, values.net)
     if path.suffix == ".caffemodel":
-        _write_caffemodel(path, values.net, rounding)
+        checked = _write_caffemodel(path, values.net, rounding, check)
         if progress is not None:
             progress(sum(value.nbytes for value in values.net.state_dict().values()))
     else:
-        _write_state(path, values, facts, progress, rounding)
+        checked = _write_state(path, values, facts, progress, rounding, check)
     if beside := prototxt_beside(path, values.net):
         with whole_file(beside) as file:
             file.write(_changed_prototxt(values.net).encode())
-    return Written()
+    return Written(checked)
 
 
-def _write_state(path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, rounding: Rounding | None) -> None:
+def _write_state(
+    path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, rounding: Rounding | None, check: bool
+) -> str:
+    ledger = Ledger() if check else None
     with whole_file(path) as file:
         if path.suffix == ".safetensors":
             prototxt = {"prototxt": values.net.prototxt} if values.net.changes else {}
-            write_safetensors(file, values, facts() | prototxt, progress, rounding)
+            write_safetensors(file, values, facts() | prototxt, progress, rounding, ledger)
         else:
-            write_pth(file, values, progress, rounding)
+            write_pth(file, values, progress, rounding, ledger)
         if rounding is not None:
             rounding.check(str(path))
+        file.flush()
+        return "" if ledger is None else read_back(Path(file.name), ledger, path)
 
 
-def _write_caffemodel(path: Path, net: CaffeNet, rounding: Rounding | None) -> None:
+def _write_caffemodel(path: Path, net: CaffeNet, rounding: Rounding | None, check: bool) -> str:
     if rounding is not None:
         for key, value in net.state_dict().items():
             if is_kernel(value.shape):
                 rounding(key, value)  # only measured: the writer rounds
-    save_caffemodel(net, path, half=rounding is not None)
+    return save_caffemodel(net, path, half=rounding is not None, check=check)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +14,13 @@ from torch import Tensor
 
 from converter.errors import ConversionError
 from converter.net import CaffeNet
+from converter.write.fresh import read_by
 from converter.write.sizes import Shapes, drawn
 
 TOLERANCE = 1e-4  # of an output's largest magnitude: float32 summed in another order, over many layers
 Runs = list[list[Tensor]]
 Results = list[dict[str, Tensor]]
 
-_START = """
-import json, sys
-path, folder, places = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-sys.path[:] = [place for place in places if place]
-"""
 _TORCH = """
 import torch
 torch.set_num_threads(int(sys.argv[4]))
@@ -138,15 +131,8 @@ def _read(path: Path, runs: Runs, names: Sequence[str], shown_path: Path) -> tup
         _put(Path(folder), runs, path.suffix)
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = str(min(torch.get_num_threads(), allowed))
-        arguments = [str(path.absolute()), folder, json.dumps([*sys.path, ""]), threads]
-        done = subprocess.run([sys.executable, "-I", "-c", _START + _READERS[path.suffix], *arguments], capture_output=True, cwd=folder)
-        if done.returncode:
-            said = [f"exit status {done.returncode}", *done.stderr.decode(errors="replace").strip().splitlines()]
-            raise ConversionError(
-                f"{shown_path} is not written: a fresh process cannot read it back ({said[-1]})."
-                " Please report it; --no-check (check=False) writes the file all the same."
-            )
-        return done.stdout.decode().strip().splitlines()[-1], _taken(Path(folder), len(runs), names, path.suffix)
+        reader = read_by(_READERS[path.suffix], path, folder, shown_path, threads)
+        return reader, _taken(Path(folder), len(runs), names, path.suffix)
 
 
 def _put(folder: Path, runs: Runs, suffix: str) -> None:

@@ -15,6 +15,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from converter.write.readback import TYPES, Ledger
 from converter.write.rounding import Rounding
 from converter.write.safetensors import Progress
 from converter.write.values import Entry, Held, Planned
@@ -23,11 +24,22 @@ _PIECE = 16 << 20
 _DESCRIPTOR, _CENTRAL = b"PK\x07\x08", b"PK\x01\x02"  # behind a record's bytes; a record's line in the directory at the end
 
 
-def write_pth(file: IO[bytes], values: Held | Planned, progress: Progress | None = None, rounding: Rounding | None = None) -> None:
-    """Write the net's state dict to an empty file, which torch.load(..., weights_only=True) reads; `rounding` as write_safetensors()."""
+def write_pth(
+    file: IO[bytes],
+    values: Held | Planned,
+    progress: Progress | None = None,
+    rounding: Rounding | None = None,
+    ledger: Ledger | None = None,
+) -> None:
+    """Write the net's state dict to an empty file, which torch.load(..., weights_only=True) reads; `rounding` and `ledger` as
+    write_safetensors()."""
     if isinstance(values, Held) or rounding is not None:
         state = {key: value.detach() for key, value in values.state().items()}
-        _save(state if rounding is None else {key: rounding(key, value) for key, value in state.items()}, file)
+        state = state if rounding is None else {key: rounding(key, value) for key, value in state.items()}
+        _save(state, file)
+        if ledger is not None:
+            for key, value in state.items():
+                ledger.values(key, TYPES[value.dtype], value.shape, _bytes(value))
         if progress:
             progress(sum(value.nbytes for value in state.values()))
         return
@@ -47,6 +59,8 @@ def write_pth(file: IO[bytes], values: Held | Planned, progress: Progress | None
     sums: dict[int, int] = {}
     with open(file.name, "r+b") as out:  # noqa: PTH123 (a name that the caller has open)
         for key, entry in values.entries():
+            if ledger is not None:
+                _note(ledger, key, entry, hollow[key])
             if key not in places:
                 continue
             info = places.pop(key)
@@ -62,6 +76,13 @@ def write_pth(file: IO[bytes], values: Held | Planned, progress: Progress | None
             if header in sums:
                 out.seek(at + 16)
                 out.write(struct.pack("<I", sums[header]))
+
+
+def _note(ledger: Ledger, key: str, entry: Entry, like: Tensor) -> None:
+    if isinstance(entry, Tensor):
+        ledger.values(key, TYPES[like.dtype], like.shape, _bytes(entry))
+    else:
+        ledger.span(key, TYPES[like.dtype], like.shape, *entry)
 
 
 def _save(state: dict[str, Tensor], file: IO[bytes]) -> None:
@@ -88,7 +109,7 @@ def _put(out: IO[bytes], entry: Entry, size: int, progress: Progress | None) -> 
 
 def _pieces(entry: Entry) -> Iterator[bytearray | memoryview]:
     if isinstance(entry, Tensor):
-        yield entry.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield _bytes(entry)
         return
     source, offset, count = entry
     while count:
@@ -96,6 +117,10 @@ def _pieces(entry: Entry) -> Iterator[bytearray | memoryview]:
         source.read_into(memoryview(piece), offset)
         yield piece
         offset, count = offset + len(piece), count - len(piece)
+
+
+def _bytes(value: Tensor) -> memoryview:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _directory(out: IO[bytes], at: int) -> Iterator[tuple[int, int]]:

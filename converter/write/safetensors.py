@@ -13,11 +13,11 @@ from torch import Tensor
 
 from converter.errors import ConversionError
 from converter.read.source import Source
+from converter.write.readback import TYPES, Ledger
 from converter.write.rounding import Rounding
 from converter.write.values import Held, Planned
 
 _CHUNK = 16 << 20
-_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 Progress = Callable[[int], None]
 
 
@@ -27,20 +27,23 @@ def write_safetensors(
     facts: Mapping[str, str],
     progress: Progress | None = None,
     rounding: Rounding | None = None,
+    ledger: Ledger | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Length of the header (u64), header (JSON), then all values; returns each one's offset in the file and its length.
 
     Blobs that are the state dict's values as they are go from file to file without passing through memory; with `rounding`
-    every value passes through it, and rounding.check() then tells whether the file is good.
+    every value passes through it, and rounding.check() then tells whether the file is good. `ledger` keeps what was written.
     """
     entries: dict[str, dict[str, Any]] = {}
     at = 0
     for key, value in values.net.state_dict().items():
         kind = rounding.dtype if rounding and value.is_floating_point() else value.dtype
         size = prod(value.shape) * kind.itemsize
-        entries[key] = {"dtype": _TYPES[kind], "shape": list(value.shape), "data_offsets": [at, at + size]}
+        entries[key] = {"dtype": TYPES[kind], "shape": list(value.shape), "data_offsets": [at, at + size]}
         at += size
     # int64 first would be aligned; safetensors asks for no order, only that there are no holes
+    if ledger is not None:
+        ledger.facts = dict(facts)
     header = json.dumps({"__metadata__": dict(facts), **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     file.write(len(header).to_bytes(8, "little") + header)
@@ -48,13 +51,18 @@ def write_safetensors(
     for key, value in values.entries(spans=rounding is None):
         if isinstance(value, Tensor):
             value = value.detach() if rounding is None else rounding(key, value.detach())
-            file.write(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            data = value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            file.write(data)
+            if ledger is not None:
+                ledger.values(key, TYPES[value.dtype], entries[key]["shape"], data)
             if progress:
                 progress(value.nbytes)
         else:
             source, offset, count = value
             file.flush()
             _copy(source, offset, count, file, progress)
+            if ledger is not None:
+                ledger.span(key, "F32", entries[key]["shape"], source, offset, count)
         entries.pop(key)
     assert not entries, f"no values for {list(entries)}"
     return places

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import runpy
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from converter import ConversionError, __version__, cli, convert, read_blobs
 from converter.conversion import prepare
 from converter.files import Hasher, whole_file
+from converter.write import back, output, readback
 from converter.write.output import write
 
 WEIGHTED = [case for case in CASES if (FOLDER / case / "net.caffemodel").exists()]
@@ -234,6 +236,7 @@ import resource, signal, sys
 from pathlib import Path
 from converter import ConversionError
 from converter.conversion import prepare
+from converter.write import back, output, readback
 from converter.write.output import write
 
 graph, plan = prepare(sys.argv[2], sys.argv[3])
@@ -387,3 +390,37 @@ def test_an_interrupt_at_the_file_s_birth_leaves_nothing(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "net.safetensors"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+READERS = {".safetensors": "safetensors", ".pth": "torch", ".caffemodel": "protobuf"}
+
+
+@pytest.mark.parametrize("options", [[], ["--half"]], ids=["float32", "half"])
+@pytest.mark.parametrize("suffix", READERS)
+def test_weights_are_read_back_by_the_library_that_their_users_have(
+    suffix: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(PROTOTXT), str(WEIGHTS), "-o", str(tmp_path / f"net{suffix}"), *options]
+    cli.main(given)
+    assert re.search(rf"read back by {READERS[suffix]} [\d.+cu]+: every value the same", capsys.readouterr().out)
+    cli.main([*given, "--no-check"])
+    assert "read back" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_value_that_reads_back_as_another_leaves_nothing(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = convert(PROTOTXT, WEIGHTS)
+    values = next(value for key, value in net.state_dict().items() if key.endswith("weight")).numpy().tobytes()
+
+    def damaged(path: Path, *others: Any) -> str:
+        data = bytearray(path.read_bytes())
+        data[data.index(values)] ^= 1
+        path.write_bytes(data)
+        return str(readback.read_back(path, *others))
+
+    for module in (output, back):
+        monkeypatch.setattr(module, "read_back", damaged)
+    with pytest.raises(ConversionError, match=f"net{suffix} is not written: a fresh process cannot read it back"):
+        net.save(tmp_path / f"net{suffix}")
+    assert not list(tmp_path.iterdir())
+    net.save(tmp_path / f"net{suffix}", check=False)
