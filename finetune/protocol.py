@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ImageProtocol = Literal["honest", "best-on-reported"]
 ClipProtocol = Literal["honest", "best-on-reported", "last"]
 HoldOut = Callable[["Tensor"], tuple["Tensor", "Tensor"]]  # rows -> the rows without, and with only, about a tenth of them
+COMPARED = 1000  # images of a split, about, that are held against all of train by what they show
 REPORTED = ("private", "test", "val", "public")  # the first of these that there is becomes a run's headline
 SAMPLE = "a sample of the data (--smoke)"  # the note of a run that shows whether everything works
 
@@ -126,11 +127,16 @@ def unseen_classes(data: Data, rows: Mapping[str, Tensor], split: str) -> list[s
     return [f"{split} has nothing of {names}: train keeps what there is"] if lacking else []
 
 
-def overlaps(data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], unit: str) -> list[str]:
+def overlaps(
+    data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], unit: str, alike: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> list[str]:
     """Notes on what is looked at and stands elsewhere in the data, byte for byte; `digests` are those of rows.
 
-    What is reported is held against all other parts, as its figures without copies are; what picks the epoch against train.
+    What is reported is held against all other parts, as its figures without copies are; what picks the epoch against train. `alike`
+    tells which rows show what others show, saved in another way: where most do, that is told as loudly.
     """
+    import torch
+
     if "train" not in plan.rows:
         return []
     notes = []
@@ -143,7 +149,15 @@ def overlaps(data: Data, plan: Plan, digests: Callable[[Tensor], list[bytes]], u
                 f"WARNING: all {count:,} {split} {unit} are in train or another part of the data, too, byte for byte: the figures say what"
                 " was learnt by heart, not what the net makes of new faces"
             )
-        elif count:
+            continue
+        others = plan.rows[split][torch.tensor([digest not in known for digest in found])]
+        some = others[:: max(1, len(others) // COMPARED)]
+        if alike is not None and 2 * (same := int(alike(some, plan.rows["train"]).sum())) > len(some) > 0:
+            notes.append(
+                f"WARNING: {same:,} of {len(some):,} {split} {unit} that were compared look like one of train, saved in another format or"
+                " quality, or mirrored: the figures say what was learnt by heart, not what the net makes of new faces"
+            )
+        if count:
             where = f"other parts of the data; '{split} without copies' leaves them out" if reported else "train"
             notes.append(f"{count:,} of {len(found):,} {split} {unit} byte for byte also in {where}")
     return notes

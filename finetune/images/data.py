@@ -32,6 +32,8 @@ from zoo.disk import digests, home
 from zoo.errors import CacheError, counted
 
 DECODER = "4"  # part of the cache's names: raise it when the same source decodes to something else
+SIDE = 12  # cells on a side of the grid by which images are compared
+ALIKE = 2.0  # grey levels, root mean square over the grid; faces of different people differ by 20 and more
 CONTRADICTED = "under several labels"
 FER2013_COUNTS = ({"train": 28709, "public": 3589, "private": 3589}, {"train": 28709, "test": 7178}, {"train": 32298, "test": 3589})
 
@@ -217,6 +219,26 @@ def copied(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
     """(len(rows),) bool: which of these images have a byte-identical copy among those others."""
     known = set(contents(data, among))
     return torch.tensor([digest in known for digest in contents(data, rows)], dtype=torch.bool)
+
+
+def alike(data: Expressions, rows: Tensor, among: Tensor) -> Tensor:
+    """(len(rows),) bool: which of these images look like one of those, as saved in another format or quality, or mirrored.
+
+    Told by means over a grid of SIDE × SIDE, which differ by less than ALIKE grey levels; images without contrast are not compared.
+    """
+    if not len(rows) or not len(among):
+        return torch.zeros(len(rows), dtype=torch.bool)
+    ours, theirs = thumbnails(data.images[rows]), thumbnails(data.images[among])
+    theirs = torch.cat([theirs, theirs.unflatten(1, (SIDE, SIDE)).flip(2).flatten(1)])
+    nearest = torch.cat([torch.cdist(part, theirs).amin(1) for part in ours.split(512)])
+    return (nearest / SIDE < ALIKE) & (ours.std(1) > 4 * ALIKE)
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """(n, SIDE²) float32: the means of grey values over a grid."""
+    parts = [images[start : start + 2048].float() for start in range(0, len(images), 2048)]
+    grey = (part[:, None] if part.dim() == 3 else part.mean(1, keepdim=True) for part in parts)
+    return torch.cat([torch.nn.functional.adaptive_avg_pool2d(part, SIDE).flatten(1) for part in grey])
 
 
 def contents(data: Expressions, rows: Tensor) -> list[bytes]:

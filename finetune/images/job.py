@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune.config import as_json
 from finetune.errors import FinetuneError, MemoryShort, SizesDiffer
 from finetune.images import nets
-from finetune.images.data import Expressions, contents, copied, held_out, is_fer2013, read
+from finetune.images.data import Expressions, alike, contents, copied, held_out, is_fer2013, read
 from finetune.images.recipe import Recipe
 from finetune.images.task import FeatureTask, ImageTask
 from finetune.images.votes import trained_on_votes, with_votes
@@ -75,6 +75,9 @@ class ImageJob(Job[Recipe, Expressions]):
 
     def contents(self, rows: Tensor) -> list[bytes]:
         return contents(self.data, rows)
+
+    def alike(self, rows: Tensor, among: Tensor) -> Tensor:
+        return alike(self.data, rows, among)
 
     def pictures(self, rows: Tensor) -> Tensor:
         return self.data.images[rows]

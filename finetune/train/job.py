@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -157,7 +158,7 @@ class Job(ABC, Generic[RecipeT, DataT]):
         check(recipe)
         check_labels(data, plan)
         self.recipe, self.data, self.out, self.accelerator = recipe, data, out, accelerator
-        self.plan = replace(plan, notes=(*plan.notes, *overlaps(data, plan, self.contents, self.unit)))
+        self.plan = replace(plan, notes=(*plan.notes, *overlaps(data, plan, self.contents, self.unit, self.alike)))
         self.command, self.notes, self.facts = command, [*data.notes, *self.plan.notes, *notes], dict(facts or {})
 
     def run(self, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -227,6 +228,10 @@ class Job(ABC, Generic[RecipeT, DataT]):
     @abstractmethod
     def contents(self, rows: Tensor) -> list[bytes]:
         """A digest of what each of these rows shows, by which copies are told."""
+
+    def alike(self, rows: Tensor, among: Tensor) -> Tensor:
+        """(len(rows),) bool: which of these rows show what one of those shows, though not byte for byte."""
+        return torch.zeros(len(rows), dtype=torch.bool)
 
     @abstractmethod
     def pictures(self, rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from finetune.clips.data import read_clips
 from finetune.errors import FinetuneError
 from finetune.files import header, read_image
-from finetune.images.data import read
+from finetune.images.data import alike, contents, read
+from finetune.protocol import overlaps, plan_images
 from zoo.errors import PictureError
 from zoo.pictures import read_picture
 
@@ -113,3 +115,32 @@ def test_grey_values_without_a_known_range_are_never_shown_black(tmp_path: Path)
     for name in ("wide.png", "wide.pgm", "wide.tif"):
         Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / name)
         np.testing.assert_array_equal(read_picture(tmp_path / name), np.stack([values] * 3, -1))
+
+
+WAYS: dict[str, Callable[[Image.Image, Path], None]] = {
+    "as JPEG": lambda image, path: image.save(path.with_suffix(".jpg"), quality=60),
+    "mirrored": lambda image, path: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path),
+    "in colour and larger": lambda image, path: image.convert("RGB").resize((52, 52)).resize((48, 48)).save(path.with_suffix(".webp")),
+    "other pictures": lambda image, path: Image.fromarray(smooth()).save(path),
+}
+
+
+def smooth() -> np.ndarray:
+    """(48, 48) uint8: as much contrast as a face has, and no more detail."""
+    return np.asarray(Image.fromarray(RANDOM.integers(0, 256, (6, 6), np.uint8)).resize((48, 48), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_test_set_of_training_images_saved_in_another_way_is_told(way: str, tmp_path: Path) -> None:
+    for label in ("angry", "happy", "sad"):
+        for split in ("train", "val", "test"):
+            (tmp_path / split / label).mkdir(parents=True)
+        for number in range(6):
+            kept = Image.fromarray(smooth())
+            kept.save(tmp_path / "train" / label / f"{number}.png")
+            WAYS[way](kept, tmp_path / "test" / label / f"{number}.png")
+            Image.fromarray(smooth()).save(tmp_path / "val" / label / f"{number}.png")
+    data = read(tmp_path, cache=False)
+    plan = plan_images(data, "honest", lambda rows: (rows, rows))
+    told = overlaps(data, plan, partial(contents, data), "images", partial(alike, data))
+    assert [note[:50] for note in told] == ([] if way == "other pictures" else ["WARNING: 18 of 18 test images that were compared l"])
