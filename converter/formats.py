@@ -135,7 +135,8 @@ def _is_wide(head: bytes) -> bool:
         if whole.count(0) * 3 < len(whole) or len(whole) < 8:
             continue
         text = whole.decode(encoding, "replace")
-        if sum(c.isascii() and (c.isprintable() or c.isspace()) for c in text) > 0.9 * len(text):
+        words = sum(c.isascii() and (c.isalpha() or c in "_ ") for c in text)  # repeated values are no text
+        if sum(c.isascii() and (c.isprintable() or c.isspace()) for c in text) > 0.9 * len(text) and words > len(text) // 4:
             return True
     return False
 

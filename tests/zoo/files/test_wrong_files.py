@@ -14,6 +14,7 @@ import pytest
 from converter import ConversionError, read_blobs
 from converter.cli import main as convert_caffe
 from converter.read.prototxt import read_prototxt
+from converter.read.weights import open_weights
 from zoo.cli import main
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -177,6 +178,14 @@ def test_the_solverstate_of_an_early_iteration_is_no_onnx_model(tmp_path: Path) 
     path.write_bytes(b"\x08\x64\x12\x15x_iter_100.caffemodel" + b"\x1a\x02\x2a\0")
     with pytest.raises(ConversionError, match="solverstate"):
         read_blobs(path)
+
+
+def test_fields_and_values_that_repeat_are_no_wide_text(tmp_path: Path) -> None:
+    path = tmp_path / "net.caffemodel"
+    for body in (b"2\0" * 300, b"\x3a\xd7\x04b\xd4\x04" + b"\0<" * 298):  # empty params; halves of the value 1
+        size = len(body) + 3
+        path.write_bytes(b"\xa2\x06" + bytes([size & 127 | 128, size >> 7]) + b"\n\x01a" + body)
+        assert open_weights(path).layers[0].name == "a"
 
 
 @pytest.mark.parametrize(
