@@ -28,7 +28,7 @@ from converter.layers import Layer, LayerType, Sources, build, layer_type
 from converter.layers.dropped import purpose
 from converter.layers.fork_data import stated_shapes
 from converter.layers.module import Shared
-from converter.layers.registry import Ignored, find_type, first_line, refuse_unknown, shapes_of
+from converter.layers.registry import Ignored, find_type, first_line, input_options, refuse_unknown, shapes_of
 from converter.layers.weighted import as_stored
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
@@ -219,6 +219,11 @@ class _Builder:
                 if spec.type == "Input" or not self.unpacked(top):
                     self.missing.inputs[top] = None
                 shape = _GUESS
+            if any(size < 0 for size in shape):
+                example = {top: tuple(size if size > 0 else 1 for size in shape)}
+                raise self.failed(
+                    spec, f"its top {top!r} cannot have the shape {shape}; say the one that you mean: {input_options(example)}"
+                )
             self.inputs[top] = shape
             try:
                 self.input_versions[top] = self.version(top, torch.empty(shape, device="meta"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -430,4 +431,6 @@ def shapes_of(tensors: Sequence[Tensor]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+    line = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+    sizes = re.match(r"Storage size calculation overflowed with sizes=(.*)", line)  # PyTorch's words
+    return f"it takes {sizes[1].strip('[]').replace(', ', '×')} values, more than any machine counts" if sizes else line

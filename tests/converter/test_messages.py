@@ -61,6 +61,20 @@ def test_a_slip_in_a_prototxt_is_told_by_what_was_meant(right: str, slip: str, s
         convert(net)
 
 
+SIZES = {
+    ("dim: 1", "dim: -1"): "cannot have the shape (-1, 3, 4, 4); say the one that you mean: --input-shape data=1,3,4,4",
+    ("kernel_size: 1", "kernel_size: 1 pad: 4000000000"): "it takes 1×2×8000000004×8000000004 values, more than any machine counts",
+    ("dim: 4 dim: 4", "dim: 4000000000 dim: 4000000000"): "it takes 1×3×4000000000×4000000000 values, more than any machine counts",
+}
+
+
+@pytest.mark.parametrize(("change", "said"), SIZES.items())
+def test_a_size_that_no_machine_has_is_told_in_our_words(change: tuple[str, str], said: str, net: Path) -> None:
+    net.write_text(NET.replace(*change, 1))
+    with pytest.raises(ConversionError, match=re.escape(said)):
+        convert(net)
+
+
 RULES = {
     'stage: "deploy"': "--stage deploy",
     "phase: TRAIN": "--phase TRAIN",
