@@ -171,7 +171,7 @@ def use_winograd(net: Net) -> Net:
     """Let a net's 3×3 convolutions be computed by Winograd's method on a CPU, which takes VGG-16 about two thirds of the time.
 
     The convolutions become WinogradConvolution where they lie: stride and dilation 1, one group, zeros around, and as many channels
-    as pay (96 to 96 and 64 to 128 do, 64 to 64 do not). Weights, state dict, hooks and what save() writes stay as they are; weights are
+    as pay (96 to 96 and 64 to 128 do, 64 to 64 do not). Parameters, state dict and hooks stay as they are; convolutions' weights are
     laid out as channels_last. Outputs differ by about 1e-5 of the largest value, where the direct convolution's differ by 2e-6.
     Gradients, other devices and types, and exported forms go the direct way: call the net under torch.inference_mode() or no_grad().
 
@@ -188,7 +188,10 @@ def use_winograd(net: Net) -> Net:
         return net
     for module in found:
         module.__class__ = WinogradConvolution
-    return net.to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return net
 
 
 def _fits(module: nn.Module) -> bool:

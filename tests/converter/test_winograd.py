@@ -137,6 +137,11 @@ def test_the_direct_way_is_taken_where_it_is_faster_or_has_to_be(case: str, shap
     assert found.requires_grad == (case == "a gradient")
 
 
+def test_a_net_with_volumes_is_taken_too() -> None:
+    net = use_winograd(nn.ModuleList([nn.Conv3d(2, 2, 3), nn.Conv2d(96, 96, 3)]))
+    assert [type(module) for module in net] == [nn.Conv3d, WinogradConvolution]
+
+
 def test_weights_that_change_are_changed_anew() -> None:
     torch.manual_seed(0)
     module, other = use_winograd(nn.Conv2d(96, 96, 3, padding=1)), nn.Conv2d(96, 96, 3)
