@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from converter import __version__
-from converter.errors import ConversionError, counted, printable
+from converter.errors import ConversionError, counted, printable, shown
 from converter.extras import missing, require
 from converter.files import SUFFIXES, head
 from converter.terminal import Parser, notes, say
@@ -384,7 +384,11 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
 def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse what must fail before an hour of work, and an output that is an input."""
-    if output.is_dir():
+    try:
+        is_folder = output.is_dir()
+    except OSError as problem:  # a name that is too long
+        raise ConversionError(f"{shown(str(output))}: cannot be written ({problem.strerror}).") from problem
+    if is_folder:
         raise ConversionError(f"{output}: this is a folder; name the file to write, such as {output / ('net' + suffixes[0])}.")
     if output.suffix not in suffixes:
         raise ConversionError(f"{output}: the output's name must end in one of {', '.join(suffixes)}.")

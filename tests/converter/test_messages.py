@@ -144,6 +144,7 @@ def test_the_text_of_a_prototxt_is_no_path() -> None:
 def test_an_output_that_is_a_folder_or_an_input_is_called_so(net: Path, tmp_path: Path) -> None:
     weights = tmp_path / "net.caffemodel"
     convert(net).save(weights)
-    for output, said in ((tmp_path, "this is a folder; name the file"), (weights, "this is one of the input files")):
+    long = tmp_path / f"{'a' * 300}.pth"
+    for output, said in ((tmp_path, "a folder; name the file"), (weights, "one of the input files"), (long, "File name too long")):
         with pytest.raises(SystemExit, match=said):
             main([str(net), str(weights), "-o", str(output)])
