@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,17 @@ import numpy as np
 from finetune.errors import FinetuneError
 from finetune.files import BROKEN, LIMIT
 from finetune.labels import SPLIT_ORDER, split_of
+from zoo.errors import counted
 
 HIGHEST_LABEL = 1_000_000
+SPLIT_ARRAYS = ("split", "splits", "usage", "set", "subset", "partition", "phase")  # what an npz may call the parts of its rows
+
+
+def about_unread(names: Iterable[str], roles: Mapping[str, str | None]) -> list[str]:
+    """A note on the arrays of an npz that no role has."""
+    unread = [name for name in names if name not in roles.values()]
+    shown = ", ".join(repr(name[:40]) for name in unread[:5]) + (", ..." if len(unread) > 5 else "")
+    return [f"{counted(len(unread), 'array')} not read: {shown}"] if unread else []
 
 
 def as_images(array: np.ndarray, what: str) -> np.ndarray:

@@ -79,6 +79,14 @@ def about_order(splits: Collection[str]) -> tuple[str, ...]:
     return (f"labels are numbers, taken in FER2013's order: {order}. Other data have other orders; name the classes if these do",)
 
 
+def about_first(labels: Iterable[int]) -> list[str]:
+    """A note on labels that may count from 1 and were taken in FER2013's order, which counts from 0."""
+    found = set(labels)
+    if min(found) != 1 or max(found) != len(FER2013) - 1:
+        return []
+    return [f"no label is 0; they are taken in FER2013's order, from 1 {FER2013[1]} on. Subtract 1 where they count from 1"]
+
+
 def about_numbers(names: Sequence[str]) -> tuple[str, ...]:
     """A note on classes that are called by numbers which are not taken for FER2013's."""
     if not all(name.isdecimal() for name in names):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.arrays import as_images, named_splits, npy
+from finetune.arrays import SPLIT_ARRAYS, about_unread, as_images, named_splits, npy
 from finetune.clips.classes import class_order, number_labels
 from finetune.clips.records import ClassIndex, Decoded, Label
 from finetune.errors import FinetuneError
@@ -15,7 +15,7 @@ from finetune.files import check_room, damage_named
 
 ARRAYS = {
     "frames": ("frames", "sequences", "clips", "videos", "images"), "labels": ("labels", "label", "emotion", "y"),
-    "subjects": ("subjects", "subject"), "session": ("session", "sessions"), "ids": ("ids", "id"), "split": ("split", "usage"),
+    "subjects": ("subjects", "subject"), "session": ("session", "sessions"), "ids": ("ids", "id"), "split": SPLIT_ARRAYS,
     "classes": ("classes", "class_names"), "lengths": ("lengths", "length"), "offsets": ("offsets",),
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ def decode_npz(path: Path, size: tuple[int, int] | None, class_index: ClassIndex
     if "ids" not in held and subjects is not None and "session" in held:
         ids = tuple(f"{subject}_{session}" for subject, session in zip(subjects, held["session"].tolist(), strict=True))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Decoded(resized(flat, size), offsets, positions, tuple(split), classes, ids, subjects, tuple(notes))
+    return Decoded(resized(flat, size), offsets, positions, tuple(split), classes, ids, subjects, (*notes, *about_unread(members, names)))
 
 
 def resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

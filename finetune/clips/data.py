@@ -35,7 +35,7 @@ from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from zoo.disk import digests, home
 from zoo.errors import CacheError, counted, printable
 
-DECODER = "3"  # part of the cache's names: raise it when the same source decodes to something else
+DECODER = "4"  # part of the cache's names: raise it when the same source decodes to something else
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune.arrays import as_images, as_labels, named_splits, npy
+from finetune.arrays import SPLIT_ARRAYS, about_unread, as_images, as_labels, named_splits, npy
 from finetune.errors import FinetuneError
 from finetune.files import LIMIT, check_room
 from finetune.images.records import Decoded
-from finetune.labels import FER2013, SPLIT_ORDER, about_order, check_names, split_of
+from finetune.labels import FER2013, SPLIT_ORDER, about_first, about_order, check_names, split_of
 
 if TYPE_CHECKING:
     import h5py
@@ -44,6 +44,8 @@ def hdf5(path: Path) -> Decoded:
     try:
         with h5py.File(path, "r") as file:
             names = [name.removesuffix("_pixel") for name in file if name.endswith("_pixel") and split_of(name.removesuffix("_pixel"))]
+            if twice := [name for name in names if [*map(split_of, names)].count(split_of(name)) > 1]:
+                raise FinetuneError(f"{path}: {' and '.join(f'{name}_pixel' for name in twice)} are of one split; leave one of them")
             if not names:
                 raise FinetuneError(f"{path}: no data set Training_pixel; found {', '.join(list(file)[:8]) or 'nothing'}")
             sets = {key: dataset(file, key) for name in names for key in (f"{name}_pixel", f"{name}_label")}
@@ -56,7 +58,8 @@ def hdf5(path: Path) -> Decoded:
         raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:  # a name of bytes: TypeError
         raise FinetuneError(f"{path}: the HDF5 file is damaged or cut short ({str(error)[:200]}); fetch it again") from error
-    return replace(joined(parts, path), notes=())  # the names of the data sets say that they are FER2013's
+    found = joined(parts, path)
+    return replace(found, notes=tuple(about_first(found.labels.tolist())))  # the names of the data sets say that they are FER2013's
 
 
 def joined(parts: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> Decoded:
@@ -95,7 +98,7 @@ def names_for(labels: np.ndarray, classes: tuple[str, ...] | None, path: Path) -
 
 
 NPZ_NAMES = {
-    "images": ("images", "image", "pixels", "x"), "labels": ("labels", "label", "emotion", "y"), "split": ("split", "usage"),
+    "images": ("images", "image", "pixels", "x"), "labels": ("labels", "label", "emotion", "y"), "split": SPLIT_ARRAYS,
     "classes": ("classes", "class_names"), "votes": ("votes",),
 }  # fmt: skip
 
@@ -131,4 +134,5 @@ def npz(path: Path, archive: zipfile.ZipFile) -> Decoded:
         raise FinetuneError(f"{path}, votes: {votes.dtype} of shape {votes.shape}; expected ({len(images)}, 10) counts in FER+'s order")
     named = names_for(labels, classes, path)
     notes = about_order(split.tolist()) if classes is None and named == FER2013 else ()
+    notes = (*notes, *about_unread(arrays, found))
     return Decoded(images, labels, split, named, None if votes is None else votes.astype(np.float32), notes)

@@ -13,7 +13,7 @@ import numpy as np
 from finetune.errors import FinetuneError
 from finetune.files import check_room, numbered_lines
 from finetune.images.records import Decoded
-from finetune.labels import FER2013, canonical, split_of
+from finetune.labels import FER2013, about_first, canonical, split_of
 from finetune.tables import columns_with
 from zoo.errors import counted
 
@@ -84,8 +84,7 @@ def csv_file(stream: IO[bytes], what: str, on_disk: int) -> Decoded:
         raise FinetuneError(f"{what}: a header and no rows; fetch the file again")
     side = math.isqrt(count)
     notes = [f"left out: {counted(len(stray), 'line')} after the last row, from line {stray[0]} on, being no rows"] if stray else []
-    if min(labels) == 1 and max(labels) == len(FER2013) - 1 and not named:
-        notes.append(f"no label is 0; they are taken in FER2013's order, from 1 {FER2013[1]} on. Subtract 1 where they count from 1")
+    notes += [] if named else about_first(labels)
     return Decoded(
         np.frombuffer(pixels, np.uint8).reshape(-1, side, side),
         np.array(labels, np.int64),

@@ -131,6 +131,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     ),
     "hdf5": hdf5,
     "npz": lambda t: npz(t, images=IMAGES, label=np.array(LABELS, np.uint8), split=np.array(SPLIT_NUMBERS, np.uint8)),
+    "npz with phases": lambda t: npz(t, images=IMAGES, labels=np.array(LABELS), phase=[USAGE[s] for s in SPLIT]),
     "npz with names": lambda t: npz(t, X=IMAGES[..., None].astype(int), y=LABELS, Usage=[USAGE[s] for s in SPLIT], classes=FER2013),
 }
 
@@ -258,6 +259,14 @@ def test_a_list_beside_class_folders_may_not_contradict_them(case: str, tmp_path
         read(root)
 
 
+def one_based_hdf5(folder: Path, **more: object) -> Path:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: HDF5 files cannot be written")
+    with h5py.File(folder / "data.h5", "w") as file:
+        for name, values in {"Training_pixel": IMAGES, "Training_label": np.array(LABELS) % 6 + 1, **more}.items():
+            file[name] = values
+    return folder / "data.h5"
+
+
 NOTED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "the last folder's": (lambda t: with_files(folders(t / "d", str), "train/6/z.heic"), r"1 file in .*in train/6 \(z\.heic\)"),
     "of two folders": (
@@ -291,6 +300,11 @@ NOTED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "Anger and angry are read as one, angry",
     ),
     "a list beside the folders": (lambda t: with_text(folders(t / "d", str), "labels.csv", "a,b,c\n"), "labels.csv lies beside the class"),
+    "labels of an HDF5 file that count from 1": (one_based_hdf5, "no label is 0; they are taken in FER2013's order"),
+    "arrays that nobody reads": (
+        lambda t: npz(t, images=IMAGES, labels=LABELS, classes=FER2013, emotion=LABELS, ages=LABELS),
+        "2 arrays not read: 'emotion', 'ages'",
+    ),
     "numbers in an npz": (lambda t: npz(t, images=IMAGES, labels=LABELS), "labels are numbers, taken in FER2013's order"),
 }
 
@@ -378,6 +392,10 @@ def pickled(tmp_path: Path) -> Path:
 
 WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty file": (lambda t: written(t, b""), "the file is empty"),
+    "one split twice in HDF5": (
+        lambda t: one_based_hdf5(t, train_pixel=IMAGES, train_label=LABELS),
+        "Training_pixel and train_pixel are of one split; leave one",
+    ),
     "UTF-16": (lambda t: written(t, csv_bytes().decode().encode("utf-16-le")), r"UTF-16 text; expected fer2013\.csv .*in UTF-8"),
     "a page": (lambda t: written(t, b"<!DOCTYPE html>\n<html>"), "a web page"),
     "parquet": (lambda t: written(t, b"PAR1" + bytes(100)), "no text; expected fer2013.csv"),
