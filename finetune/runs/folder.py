@@ -40,7 +40,8 @@ FILES = (
     "config.json", "environment.json", "metrics.jsonl", "best.safetensors", "card.json", "last.safetensors", "net.prototxt",
     "predictions.safetensors", "predictions.csv", "result.json", "report.html", "state.pt",
 )  # fmt: skip
-TEMPORARY = re.compile(r"\.[a-z]+\.[a-z]+\.\d+-[0-9a-f]{8}\.tmp(\.mode)?")  # as replacing() names them
+# As replacing() names them, and as safetensors does, which writes beside them.
+TEMPORARY = re.compile(r"\.[a-z]+\.[a-z]+\.\d+-[0-9a-f]{8}\.tmp(\.mode)?|\.tmp[A-Za-z0-9]{6}")
 SEAL = b"\nsha256 "
 # What torch.load raises for bytes that are no state.
 UNREADABLE = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)

@@ -229,7 +229,7 @@ def test_a_report_that_is_missing_is_written(data: Path, finished: Path, tmp_pat
 def test_a_folder_that_was_never_begun_is_taken(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    for name in ("environment.json", ".config.json.12-01234567.tmp"):
+    for name in ("environment.json", ".config.json.12-01234567.tmp", ".tmpFLA1PC"):
         (out / name).write_text("{}")
     Run.create(out, {"recipe": "test"})
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "environment.json"]
