@@ -39,7 +39,10 @@ def drawn_inputs(net: CaffeNet, original: CaffeNet, seed: int = 0) -> Inputs:
     net.check_memory([math.prod(net.input_shapes[name]) for name in net.inputs], net.outputs, torch.empty(0))
     random = numpy.random.default_rng(seed)
     theirs = {name: random.standard_normal(shape, "f4") for name, shape in original.input_shapes.items()}
-    ours, what = dict(theirs), "drawn, of a normal distribution"
+    what = "drawn, of a normal distribution"
+    if any(len(shape) < 4 for shape in original.input_shapes.values()):
+        theirs, what = _taken(original, theirs, seed) or (theirs, what)
+    ours = dict(theirs)
     record = original.preprocess
     images = [name for name, shape in original.input_shapes.items() if len(shape) == 4 and shape[1] in (1, 3)]
     if record is not None and not isinstance(record.mean, str) and len(images) == 1:
@@ -50,6 +53,30 @@ def drawn_inputs(net: CaffeNet, original: CaffeNet, seed: int = 0) -> Inputs:
         ours[name] = theirs[name] if net.preprocess is None else net.preprocess.normalised(pixels).numpy()
         what = f"drawn: pixels as {described(record)}"
     return Inputs(ours, theirs, f"inputs: {what} (seed {seed})")
+
+
+def _taken(net: CaffeNet, values: dict[str, numpy.ndarray], seed: int) -> tuple[dict[str, numpy.ndarray], str] | None:
+    """Inputs that a net of indices, labels or regions takes, and what they are; None where it takes the values given.
+
+    Raises:
+        ConversionError: it takes none that could be drawn.
+    """
+    import torch
+
+    from converter.write.sizes import drawn
+
+    tensors, problem = [torch.from_numpy(values[name]) for name in net.inputs], ""
+    for how in range(4):
+        try:
+            with torch.inference_mode():
+                net(*tensors)
+        except (IndexError, RuntimeError, ValueError) as error:
+            problem = str(error).strip().splitlines()[0]
+            tensors = drawn(net, net.input_shapes, how + 1, seed)
+        else:
+            held = {name: value.numpy() for name, value in zip(net.inputs, tensors, strict=True)}
+            return None if how == 0 else (held, "drawn: 0 and 1 where the net takes indices or labels")
+    raise ConversionError(f"the net takes none of the inputs that were drawn to compare it on ({problem}); nothing was compared.")
 
 
 def image_inputs(net: CaffeNet, original: CaffeNet, image: Path, record: Preprocess, mine: Preprocess, seed: int = 0) -> Inputs:

@@ -257,3 +257,15 @@ def test_where_opencv_is_not_as_caffe_is_known(case: str, tmp_path: Path) -> Non
 def test_every_difference_from_opencv_is_known(case: str, tmp_path: Path) -> None:
     found = held(case, tmp_path)
     assert found is None or found.equal or found.known
+
+
+def test_a_net_of_indices_gets_indices_and_what_opencv_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is the other side (the extra `verify`)")
+    prototxt, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    prototxt.write_text(
+        'input: "x" input_shape { dim: 2 dim: 5 } layer { name: "e" type: "Embed" bottom: "x" top: "e" embed_param { num_output: 4'
+        ' input_dim: 2 weight_filler { type: "xavier" } } }'
+    )
+    convert(prototxt).save(weights, check=False)
+    with pytest.raises(SystemExit, match=r'OpenCV cannot run this net .*"Embed"'):
+        main([str(prototxt), str(weights), "--verify"])
