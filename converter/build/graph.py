@@ -40,7 +40,6 @@ MAX_ELEMENTS = 1 << 40  # of one blob: more is a hostile or damaged prototxt
 MAX_LAYERS = 10_000  # ResNet-1001 has some 4,000
 _GUESS = (1, 3, 224, 224)  # of an input without a shape, so that the rest is looked at, too; the net is refused at the end
 MAX_REWRITES = 10_000  # other names of memory that in-place layers wrote to: n tops of a Split, each written, are n² of them
-_SHARES_MEMORY = {"Reshape", "Flatten", "Split", "GradientScaler"}
 
 
 @dataclass
@@ -370,14 +369,15 @@ class _Builder:
         """The version of a blob that a layer's i-th top is."""
         name = names[i]
         in_place = i < len(spec.message.bottom) and spec.message.bottom[i] == name
-        if in_place and spec.type in _SHARES_MEMORY:
+        kind = layer_type(spec, self.where)
+        if in_place and kind.shares_memory:
             raise self.failed(spec, f"its top {shown(name)} is its bottom; Caffe does not let this type work in place")
         if name in self.names and not in_place:
             raise self.failed(
                 spec, f"its top {shown(name)} is already there, made by another layer; only an in-place one may write it. Rename it"
             )
         lone = spec.type in ("Concat", "Slice") and len(bottoms) == len(names) == 1
-        shares = spec.type in _SHARES_MEMORY or lone or in_place
+        shares = kind.shares_memory or lone or in_place
         return self.version(name, value, self.memory[bottoms[i if in_place else 0]] if shares else None)
 
     def overwrite(self, spec: LayerSpec, bottom: int, top: int) -> None:

@@ -97,7 +97,7 @@ class Split(CaffeModule):
         return (x,) * self.tops if self.tops > 1 else x
 
 
-@layer("Split")
+@layer("Split", shares_memory=True)
 def split(p: Fields, x: Tensor) -> nn.Module:
     return Split(p.tops)
 
@@ -114,6 +114,7 @@ class Gather(CaffeModule):
     "gradient_scaler_param",
     ignored=dict.fromkeys(("lower_bound", "upper_bound", "alpha", "max_iter", "threshold_iter"), TRAINING),
     origin="DANN, thuml/Xlearn",
+    shares_memory=True,
 )
 def gradient_scaler(p: Fields, x: Tensor) -> Layer:
     return Layer(nn.Identity(), note="it passes its bottom on; in Caffe it also turns gradients round, which this module does not")

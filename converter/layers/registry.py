@@ -167,6 +167,7 @@ class LayerType:
     refuses: str  # what of it is refused, and why: "" for nothing that BVLC Caffe takes
     is_source: bool
     is_loss: bool  # Caffe gives a loss layer its top where the file names none
+    shares_memory: bool  # its tops lie in its bottom's memory, so that it does not work in place
     removed: str | None  # why the layer is left out of the net
 
 
@@ -184,6 +185,7 @@ def layer(
     refuses: str = "",
     is_source: bool = False,
     is_loss: bool = False,
+    shares_memory: bool = False,
     removed: str | None = None,
 ) -> Callable[[F], F]:
     """Register the function below as the layer type of this name.
@@ -197,6 +199,7 @@ def layer(
         refuses: what of it is refused, in one clause, for docs/layers.md: "a dropout_ratio of 1".
         is_source: it reads data: its tops are inputs of the net.
         is_loss: Caffe gives it a top where the file names none.
+        shares_memory: its tops lie in its bottom's memory (Blob::ShareData), so what is written to one in place changes the others.
         removed: why the layer is left out of the net.
     """
 
@@ -206,7 +209,9 @@ def layer(
     def register(function: F) -> F:
         if name in _TYPES:
             raise ValueError(f"layer type {name!r} is registered twice: in {_TYPES[name].function.__module__} and in {function.__module__}")
-        _TYPES[name] = LayerType(name, message, function, bottoms, ignored or {}, origin, refuses, is_source, is_loss, removed)
+        _TYPES[name] = LayerType(
+            name, message, function, bottoms, ignored or {}, origin, refuses, is_source, is_loss, shares_memory, removed
+        )
         return function
 
     return register

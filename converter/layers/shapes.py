@@ -24,7 +24,7 @@ class Flatten(CaffeModule):
         return x.flatten(self.axis, self.end_axis)
 
 
-@layer("Flatten", "flatten_param")
+@layer("Flatten", "flatten_param", shares_memory=True)
 def flatten(p: Fields, x: Tensor) -> nn.Module:
     first, last = (a + x.dim() if a < 0 else a for a in (p.axis, p.end_axis))
     if not 0 <= first <= last < x.dim():
@@ -53,7 +53,7 @@ class Reshape(CaffeModule):
         return x.reshape(*x.shape[:start], *middle, *x.shape[end:])
 
 
-@layer("Reshape", "reshape_param")
+@layer("Reshape", "reshape_param", shares_memory=True)
 def reshape(p: Fields, x: Tensor) -> nn.Module:
     dims = tuple(p.shape.dim)
     if dims.count(-1) > 1 or min(dims, default=0) < -1:
