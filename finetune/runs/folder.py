@@ -174,14 +174,10 @@ class Run:
     def load_state(self) -> dict[str, Any] | None:
         """What save_state() wrote last, on the CPU, or None. Nothing but tensors and plain values is read from the file.
 
-        Raises FinetuneError where a bit of it is not what was written, and where it is missing though the run has more than the one
-        epoch that may be over before a state is saved. States of older releases have no hash.
+        Raises FinetuneError where a bit of it is not what was written. States of older releases have no hash.
         """
         path = self / "state.pt"
         if not path.is_file():
-            if len(over := self.lines()) > 1:
-                advice = "copy it back, or start anew with --overwrite"
-                raise FinetuneError(f"{path}: no such file, though {len(over)} epochs are over, so it was removed; {advice}")
             return None
         check_seal(path)
         try:

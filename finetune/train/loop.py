@@ -355,6 +355,8 @@ class Trainer:
                 raise FinetuneError(
                     f"the saved state is not of this net and recipe ({first_line(error)}); --overwrite starts anew"
                 ) from error
+        if self.run is not None and state is None and len(over := self.run.lines()) > 1:  # after the first epoch there is one
+            tqdm.write(f"note: {self.run / 'state.pt'} is gone, though {len(over)} epochs are over: they are trained again")
         if self.run is not None:
             self.run.keep_lines(self.progress.epoch, () if state is None else state.get("lines", ()))
             if self.select is not None and self.progress.best_epoch:
