@@ -81,7 +81,7 @@ def load_run(
     last = None if path is None else dict(model.named_modules()).get(path)
     outputs = getattr(last, "out_features", getattr(last, "out_channels", None))
     if num_classes is None and card.labels and outputs not in (None, len(card.labels)):
-        raise LoadError(f"{card_file(folder)}: there are {len(card.labels)} classes, but the net has {counted(outputs, 'output')}")
+        raise LoadError(f"{card_file(folder)}: the number of classes is {len(card.labels)}, but the net has {counted(outputs, 'output')}")
     labels = card.labels if num_classes is None else ()
     preprocess = card.preprocess
     if preprocess is not None and isinstance(preprocess.mean, str):
@@ -143,7 +143,7 @@ def _card(facts: Mapping[str, object], folder: Path) -> LocalCard:
     arguments = field("arguments", dict, "the arguments of the architecture, by name")
     outputs = arguments.get("num_classes")
     if outputs is not None and classes and outputs != len(classes):
-        raise LoadError(f"{where}: there are {len(classes)} classes, but num_classes is {_short(outputs)}")
+        raise LoadError(f"{where}: the number of classes is {len(classes)}, but num_classes is {_short(outputs)}")
     architecture = field("architecture", str, 'the name of a class in architectures, or "caffe"')
     _check_arguments(arguments, f"{where}: {_short(architecture)}")
     named = arguments.get("classifier") if architecture == "caffe" else None

@@ -309,7 +309,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a tap that is not there": ({"arguments": {"num_classes": 3, "taps": ["fc9"]}}, "cannot be built with.*no blob 'fc9'"),
     "no taps": ({"arguments": {"num_classes": 3, "taps": []}}, "cannot be built with.*IndexError"),
     "a net as large as a disk": ({"arguments": {"num_classes": 1 << 40}, "classes": []}, r"wrong shape: classifier\.weight"),
-    "another number of classes": ({"classes": ["a", "b"]}, "there are 2 classes, but num_classes is 3"),
+    "another number of classes": ({"classes": ["a", "b"]}, "the number of classes is 2, but num_classes is 3"),
     "classes without names": ({"classes": [1, 2, 3]}, "classes is .*; it must be a list of names"),
     "weights above the folder": ({"weights": "../best.safetensors"}, "weights is '../best.safetensors'; it must be the name of a file"),
     "weights elsewhere": ({"weights": "/etc/passwd"}, "must be the name of a file"),
@@ -383,10 +383,10 @@ def test_a_prototxt_that_is_no_net_is_a_load_error(content: bytes, tmp_path: Pat
 def test_classes_are_counted_against_the_net_s_outputs(tmp_path: Path, caffe_run: Path) -> None:
     """Also where the arguments do not name their number."""
     seven = save(architectures.MobileFaceExpression(7, ["conv_1"]).state_dict())
-    with pytest.raises(LoadError, match="there are 3 classes, but the net has 7 outputs"):
+    with pytest.raises(LoadError, match="the number of classes is 3, but the net has 7 outputs"):
         zoo.load(write_run(tmp_path / "a", seven, arguments={"taps": ["conv_1"]}))
     two = {"architecture": "caffe", "arguments": {}, "prototxt": "net.prototxt", "classes": ["a", "b"]}
-    with pytest.raises(LoadError, match="there are 2 classes, but the net has 3 outputs"):
+    with pytest.raises(LoadError, match="the number of classes is 2, but the net has 3 outputs"):
         zoo.load(write_run(caffe_run, save(caffe_state()), **two))
 
 
