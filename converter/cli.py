@@ -20,12 +20,10 @@ from converter.files import SUFFIXES, head
 from converter.terminal import Parser, notes, say
 
 if TYPE_CHECKING:
-    from converter.verify import Verification
-
-if TYPE_CHECKING:
     from converter.build.graph import Graph
     from converter.build.matching import Plan
     from converter.read.caffemodel import Weights
+    from converter.verify import Verification
 
 _EXAMPLES = """\
 examples:
