@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from converter.conversion import convert, fold_batchnorm
     from converter.errors import CaffezooWarning, ConversionError
     from converter.export.to_caffe import to_caffe
-    from converter.layers.winograd import use_winograd
     from converter.net import CaffeNet
     from converter.preprocess import Preprocess
     from converter.read.weights import read_blobs, read_mean
+    from converter.winograd import use_winograd
     from converter.write.back import save_caffemodel
     from converter.write.output import save
 
@@ -51,7 +51,7 @@ _HOMES = {
     "save": "converter.write.output",
     "save_caffemodel": "converter.write.back",
     "to_caffe": "converter.export.to_caffe",
-    "use_winograd": "converter.layers.winograd",
+    "use_winograd": "converter.winograd",
 }
 
 

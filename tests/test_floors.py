@@ -25,6 +25,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "extras": set(),
         "terminal": {"errors"},
         "preprocess": set(),
+        "winograd": {"errors"},
         "references": {"errors"},
         "files": {"errors"},
         "formats": set(),

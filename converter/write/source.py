@@ -52,6 +52,7 @@ def load(weights: str | Path | None = None) -> Net:
     return net.eval()
 '''
 _TAKEN = ("Net", "load", "read_weights", "METADATA", "json", "Path", "torch", "Tensor", "nn")
+_OWN = ("converter.layers.", "converter.winograd")  # the modules whose classes a source carries
 
 
 def write_source(
@@ -130,7 +131,10 @@ def _check(modules: Mapping[str, nn.Module], program: Program) -> None:
     foreign = [
         f"layer {names.get(key, key)!r} is now a {type(module).__module__}.{type(module).__qualname__}"
         for key, module in modules.items()
-        if not (type(module).__module__.startswith("converter.layers.") or (_of_torch(module) and not list(module.children())))
+        if not (
+            type(module).__module__.startswith(_OWN)
+            or (_of_torch(module) and not list(module.children()))
+        )
     ]
     if foreign:
         raise UnsupportedError(

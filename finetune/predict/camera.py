@@ -54,12 +54,13 @@ class Newest:
 def open_capture(number: int) -> Any:
     """OpenCV's capture of a camera of this machine. Raises FinetuneError where there is none."""
     try:
-        cv2: Any = importlib.import_module("cv2")  # its stubs lack setLogLevel
+        cv2: Any = importlib.import_module("cv2")  # its stubs lack the log's level
     except ImportError as error:
         raise FinetuneError(f"a camera is read by OpenCV, which cannot be imported ({error}): {to_install('predict')}") from None
-    level = cv2.setLogLevel(0)  # what it would print of a camera that is not there is said below
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # what it would print of a camera that is not there is said below
     capture = cv2.VideoCapture(number)
-    cv2.setLogLevel(level)
+    log.setLogLevel(level)
     if not capture.isOpened():
         raise FinetuneError(f"there is no camera {number}, or another program has it; --camera takes 0 for the first one, 1 for the next")
     return capture

@@ -89,25 +89,18 @@ def _no_labels(name: str) -> str:
     return f"{name} has no labels, so there is nothing to say of a face; models that have: {', '.join(known)}, and runs"
 
 
-def _device(wanted: str | None) -> str:
-    import torch
-
-    if wanted is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(wanted)
-    return wanted
-
-
 def load_model(name: str, device: str | None, margin: float | None = None) -> FaceModel:
     """A model of the zoo that is in the cache, or a run's folder; `margin` goes over the card's. Nothing is fetched.
 
     `device` None is a GPU where there is one. Raises FinetuneError where the model has no labels, reads clips, or is not here; and
     what zoo.load raises.
     """
+    if device is not None:
+        check_device(device)
     check_name(name)
     import torch
 
-    device = _device(device)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     net: Any = zoo.load(Path(name) if is_run(name) and not is_hub(name) else name, device=device)
     card: Card | LocalCard = net.card
     labels = tuple(net.labels)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from converter import CaffeNet, CaffezooWarning, convert, use_winograd
-from converter.layers.winograd import WinogradConvolution
+from converter.winograd import WinogradConvolution
 
 TOLERANCE = 2e-5  # of the largest value: twice what 512 channels were seen to differ by
 NET = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from converter.files import head, stand_in
-from converter.formats import LENGTH, recognised
+from converter.formats import LENGTH, PLAIN, recognised
 from zoo.cards.record import Card, File
 
 
@@ -30,7 +30,9 @@ def foreign(path: Path, wanted: str) -> str:
     if found := stand_in(start):
         return found
     found_format = recognised(start) if wanted.endswith(".caffemodel") else None
-    return "" if found_format is None or ("archive" in wanted and "archive" in found_format.what) else found_format.what
+    if found_format in (None, PLAIN) or ("archive" in wanted and "archive" in found_format.what):
+        return ""  # some text may be anything: that is the reader's to say
+    return found_format.what
 
 
 def expected(card: Card) -> str:

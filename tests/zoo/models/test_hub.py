@@ -220,7 +220,7 @@ def test_commands_take_a_model_on_the_hub_where_they_take_a_run(
     Image.new("L", (48, 48), 90).save(tmp_path / "a.png")
     assert cli.main(["embed", "hf:ann/fer", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.npz")]) == 0
     assert cli.main(["export", "hf:ann/fer", "-o", str(tmp_path / "net.caffemodel")]) == 0
-    assert (tmp_path / "net.prototxt").is_file() and "1 embeddings" in capsys.readouterr().out
+    assert (tmp_path / "net.prototxt").is_file() and "1 embedding of" in capsys.readouterr().out
 
 
 def test_without_the_network_what_was_fetched_still_loads(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
