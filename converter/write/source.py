@@ -131,10 +131,7 @@ def _check(modules: Mapping[str, nn.Module], program: Program) -> None:
     foreign = [
         f"layer {names.get(key, key)!r} is now a {type(module).__module__}.{type(module).__qualname__}"
         for key, module in modules.items()
-        if not (
-            type(module).__module__.startswith(_OWN)
-            or (_of_torch(module) and not list(module.children()))
-        )
+        if not (type(module).__module__.startswith(_OWN) or (_of_torch(module) and not list(module.children())))
     ]
     if foreign:
         raise UnsupportedError(
