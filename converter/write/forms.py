@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from converter.errors import ConversionError
-from converter.files import head, whole_files
+from converter.files import whole_files
 from converter.net import CaffeNet
 from converter.write.onnx import INLINE, check_installed, onnx_model, write_onnx
 from converter.write.proof import proof_of
@@ -50,12 +50,9 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
 
     Raises:
         UnsupportedError: a layer that this form cannot hold.
-        ConversionError: a package is missing, the file cannot be written, or reads back as something else; nothing is left then. A
-            .py's weights would be written over a file that is not this converter's.
+        ConversionError: a package is missing, the file cannot be written, or reads back as something else; nothing is left then.
     """
     net, suffix = values.net, path.suffix
-    if suffix == ".py":
-        _check_weights_beside(path)
     if suffix == ".onnx":
         check_installed(str(path), runtime=check)
     sizes = sizes_of(net)
@@ -85,14 +82,6 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
             with quiet():
                 torch.export.save(program, folder / path.name, extra_files={FACTS: json.dumps(held)})
         return Written(proof.check(folder / path.name, path) if proof else "", free.notes, _named(free), _beside(folder, path))
-
-
-def _check_weights_beside(path: Path) -> None:
-    beside = path.with_suffix(".safetensors")
-    if beside.exists() and b'"converter":"caffezoo' not in head(beside, 1 << 12):
-        raise ConversionError(
-            f"{path}: its weights would be written over {beside}, which this converter did not write; choose another name for the output."
-        )
 
 
 def _named(sizes: Sizes) -> tuple[str, ...]:

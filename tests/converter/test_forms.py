@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from golden import CASES, arrays, converted, files, inputs
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from converter import CaffeNet, ConversionError, cli, convert
 from converter.conversion import prepare
@@ -307,17 +307,6 @@ def test_a_net_in_memory_is_saved_as_it_is_now(tmp_path: Path) -> None:
     for state in states:
         assert state.keys() == net.state_dict().keys()
         assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
-
-
-def test_only_our_own_weights_are_written_over_beside_a_source(tmp_path: Path) -> None:
-    net, mine = converted("InnerProduct-1"), tmp_path / "net.safetensors"
-    mine.write_bytes(save({"trained": torch.ones(3)}))
-    with pytest.raises(ConversionError, match="did not write; choose another name"):
-        net.save(tmp_path / "net.py", check=False)
-    assert list(tmp_path.iterdir()) == [mine]
-    assert load_file(mine)["trained"].sum() == 3
-    net.save(mine, check=False)
-    net.save(tmp_path / "net.py", check=False)
 
 
 def test_a_net_in_training_mode_is_refused(tmp_path: Path) -> None:
