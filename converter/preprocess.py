@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -49,7 +50,7 @@ class Preprocess:
             ValueError: any other image, one smaller than the crop, or a mean image that is missing or of another size.
         """
         pixels = self._cropped(self._centred(self._reordered(self._resized(_rgb_or_grey(image))), mean_image))
-        return (pixels * self._scale(pixels)).contiguous()
+        return (pixels * _for_channels(self.scale, pixels)).contiguous()
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(..., 3, H, W) in RGB or (..., 1, H, W), in 0..255 -> (..., C, H, W) on the same device: the net's channel order, minus
@@ -59,7 +60,7 @@ class Preprocess:
             ValueError: the mean is a file.
         """
         pixels = self._centred(self._reordered(pixels), None)
-        return (pixels * self._scale(pixels)).contiguous()
+        return (pixels * _for_channels(self.scale, pixels)).contiguous()
 
     def with_mean_image(self, mean_image: Pixels) -> Preprocess:
         """The same record with its mean image (C, H, W) bound, so that it is called with an image alone."""
@@ -78,12 +79,10 @@ class Preprocess:
         return interpolate(pixels[None], target, mode="bilinear", antialias=True)[0].clamp(0, 255)
 
     def _reordered(self, pixels: Tensor) -> Tensor:
-        import torch
-
         if pixels.shape[-3] == 1:
             return pixels if self.channels == "GRAY" else pixels.expand(*pixels.shape[:-3], 3, -1, -1)
         if self.channels == "GRAY":
-            return (pixels * torch.tensor(LUMA, device=pixels.device).view(3, 1, 1)).sum(-3, keepdim=True)
+            return (pixels * _for_channels(LUMA, pixels)).sum(-3, keepdim=True)
         return pixels.flip(-3) if self.channels == "BGR" else pixels
 
     def _centred(self, pixels: Tensor, mean_image: Pixels | None) -> Tensor:
@@ -95,7 +94,7 @@ class Preprocess:
                     f"the mean is in the file {self.mean!r}: pass its values, preprocess(image, converter.read_mean({self.mean!r})),"
                     " or bind them, preprocess.with_mean_image(...)"
                 )
-            return pixels - torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+            return pixels - _for_channels(self.mean, pixels)
         mean = torch.as_tensor(mean_image, dtype=torch.float32, device=pixels.device)
         if mean.shape != pixels.shape[-3:]:
             raise ValueError(
@@ -113,11 +112,6 @@ class Preprocess:
         top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
         return pixels[:, top : top + self.size[0], left : left + self.size[1]]
 
-    def _scale(self, pixels: Tensor) -> Tensor:
-        import torch
-
-        return torch.tensor(self.scale, device=pixels.device).view(-1, 1, 1)
-
 
 @dataclass(frozen=True, eq=False)
 class _WithMeanImage(Preprocess):
@@ -127,6 +121,14 @@ class _WithMeanImage(Preprocess):
 
     def __call__(self, image: Image, mean_image: Pixels | None = None) -> Tensor:
         return super().__call__(image, self.mean_image if mean_image is None else mean_image)
+
+
+def _for_channels(values: float | Sequence[float], pixels: Tensor) -> Tensor:
+    """A number for each channel, or one for all, (C or 1, 1, 1) beside the pixels; a GPU is not waited for, as an unpinned copy would."""
+    import torch
+
+    numbers = torch.tensor(values).view(-1, 1, 1)
+    return numbers.pin_memory().to(pixels.device, non_blocking=True) if pixels.is_cuda else numbers.to(pixels.device)
 
 
 def _rgb_or_grey(image: object) -> Tensor:

@@ -18,6 +18,7 @@ from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.config import Augment, Sampling, as_json
 from finetune.tensor_cache import DAMAGED, load_tensors, store_tensors
 from finetune.train.augment import augmented, draw, shrunk, size_of, view
+from finetune.train.device import sent
 from finetune.train.frozen import Embed
 from finetune.train.seeds import generator
 from finetune.train.task import Predict, predictor
@@ -64,14 +65,14 @@ class ClipTask:
         batch, count = clips.shape
         each = draws_of[:, :count].expand(batch, count, -1).flatten(0, 1)
         frames = augmented(self.at(clips.flatten()), each, self.augment, self.spec)
-        return frames.unflatten(0, (batch, count)), lengths.to(self.device)
+        return frames.unflatten(0, (batch, count)), sent(lengths, self.device)
 
     def logits(self, predict: Predict, split: str) -> Tensor:
         """(n, K): the mean over the windows of each clip."""
 
         def inputs(clips: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
             frames = view(self.at(clips.flatten()), self.spec)
-            return frames.unflatten(0, clips.shape), lengths.to(self.device)
+            return frames.unflatten(0, clips.shape), sent(lengths, self.device)
 
         return self.over_windows(predict, split, inputs, max(1, EVALUATED // self.sampling.frames))
 
@@ -105,7 +106,7 @@ class ClipTask:
 
     def at(self, frames: Tensor) -> Tensor:
         """The uint8 frames at these positions, on the device."""
-        return self.frames[frames.to(self.frames.device)].to(self.device)
+        return sent(self.frames[sent(frames, self.frames.device)], self.device)
 
 
 class ClipFeatureTask:
@@ -142,18 +143,18 @@ class ClipFeatureTask:
     def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         places, valid, views = draws
         frames, lengths = self.clips.cut(self.clips.starts("train", rows) + places, valid)
-        return self.of(views[:, : frames.shape[1]].expand_as(frames), frames), lengths.to(self.features.device)
+        return self.of(views[:, : frames.shape[1]].expand_as(frames), frames), sent(lengths, self.features.device)
 
     def logits(self, predict: Predict, split: str) -> Tensor:
         def inputs(frames: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-            return self.of(torch.zeros_like(frames), frames), lengths.to(self.features.device)
+            return self.of(torch.zeros_like(frames), frames), sent(lengths, self.features.device)
 
         return self.clips.over_windows(predict, split, inputs, 1024)
 
     def of(self, views: Tensor, frames: Tensor) -> Tensor:
         """(n, T, D): the features of these frames in these views."""
         device = self.features.device
-        return self.features[views.to(device), frames.to(device)]
+        return self.features[sent(views, device), sent(frames, device)]
 
 
 def about_features(clips: ClipTask, model: nn.Module, views: int, precision: str) -> list[object]:

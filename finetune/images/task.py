@@ -12,6 +12,7 @@ from finetune.config import Augment
 from finetune.images.data import Expressions
 from finetune.runs.metrics import mean_log_probability
 from finetune.train.augment import augmented, draw, shrunk, size_of, ten_crop, view
+from finetune.train.device import sent
 from finetune.train.frozen import Embed
 from finetune.train.seeds import generator
 from finetune.train.task import Predict, predictor
@@ -62,7 +63,7 @@ class ImageTask:
 
     def of(self, split: str, rows: Tensor) -> Tensor:
         """The uint8 images at these positions of a split, on the device."""
-        return self.images[self.splits[split][rows].to(self.device)]
+        return self.images[sent(self.splits[split][rows], self.device)]
 
 
 class FeatureTask:
@@ -96,7 +97,7 @@ class FeatureTask:
 
     def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         device = self.features.device
-        return (self.features[draws[0].to(device), rows.to(device)],)
+        return (self.features[sent(draws[0], device), sent(rows, device)],)
 
     def logits(self, predict: Predict, split: str) -> Tensor:
         features = self.looked_at[split]

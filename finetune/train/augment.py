@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from finetune.config import Augment
 from finetune.errors import FinetuneError
+from finetune.train.device import sent
 from zoo import Preprocess
 
 COLUMNS = (
@@ -105,7 +106,7 @@ def resampled(images: Tensor, theta: Tensor, size: tuple[int, int], outside: str
     """Bilinear: (N, H, W) -> float32 (N, 1, *size), (N, 3, H, W) -> (N, 3, *size), still 0..255."""
     pixels = images.float()
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels
-    grid = F.affine_grid(theta.to(pixels.device), [len(pixels), 1, *size], align_corners=False)
+    grid = F.affine_grid(sent(theta, pixels.device), [len(pixels), 1, *size], align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
@@ -114,7 +115,7 @@ def recoloured(pixels: Tensor, draws: Tensor, augment: Augment) -> Tensor:
 
     def within(name: str, width: float) -> Tensor:
         """(N, 1, 1, 1) uniform within ± width."""
-        return ((2 * column(draws, name) - 1) * width).to(pixels.device)[:, None, None, None]
+        return sent((2 * column(draws, name) - 1) * width, pixels.device)[:, None, None, None]
 
     exposure = within("exposure", math.log(augment.exposure)).exp()
     if pixels.shape[1] == 3 and (augment.hue or augment.saturation != 1 or augment.exposure != 1):
@@ -151,7 +152,7 @@ def in_hsv(pixels: Tensor, turn: Tensor, saturation: Tensor, exposure: Tensor) -
 def erased(pixels: Tensor, draws: Tensor, augment: Augment) -> Tensor:
     """A rectangle of one grey in some images; its sides' ratio is between 1:3 and 3:1."""
     height, width = pixels.shape[-2:]
-    draws = draws.to(pixels.device)
+    draws = sent(draws, pixels.device)
     whether, area, ratio, x, y = (column(draws, name) for name in ("erase", "area", "ratio", "across", "down"))
     area, ratio = 0.02 + area * (augment.erased_area - 0.02), torch.exp((2 * ratio - 1) * math.log(3.0))
     wide, high = ((area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from finetune.config import Training
 from finetune.errors import FinetuneError
@@ -23,6 +24,13 @@ def accelerator_for(training: Training, *, cpu: bool = False) -> Accelerator:
         torch.backends.cudnn.benchmark = True
     AcceleratorState._reset_state()  # it is the process's, and keeps the precision of an earlier run
     return Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=training.accumulation)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, without waiting for it: a copy from memory that is not pinned lasts until a GPU has done all its work."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def gpu_multiplies_bf16() -> bool:

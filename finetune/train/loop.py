@@ -20,12 +20,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from finetune.config import Training
 from finetune.errors import FinetuneError, Stopped
 from finetune.runs.folder import Run, first_line
+from finetune.train.device import sent
 from finetune.train.frozen import freeze
 from finetune.train.losses import CenterLoss, class_weights, mixed, soft_targets
 from finetune.train.optim import classifier_of, embedding_width, optimizer_for, set_rates
@@ -40,7 +41,6 @@ SAVE_EVERY = 300.0  # seconds between saved states, at the ends of epochs; less 
 SAVING_SHARE = 0.02  # of the time may go into saving
 LARGE_LOSS = 100.0  # of an example: e^-100 is what the right class would have to be given
 ASK_EVERY = 16  # steps between asking the other processes whether one has to stop
-Weights = tuple[Tensor, ...] | list[Tensor]
 Line = dict[str, float | None]  # a line of metrics.jsonl
 
 
@@ -98,13 +98,13 @@ class Trainer:
         if training.channels_last:
             model.to(memory_format=torch.channels_last)
         self.frozen = freeze(model, training.freeze)
-        self.ema = AveragedModel(model, multi_avg_fn=self.average, use_buffers=True) if training.ema else None
+        self.ema = AveragedModel(model, use_buffers=True) if training.ema else None
         self.centers = None
         if training.center_loss:
             self.centers = CenterLoss(len(task.classes), embedding_width(model), training.center_rate).to(accelerator.device)
         net = through(model)
         net = WithEmbedding(net, classifier_of(model)) if training.center_loss else net
-        net = torch.compile(net) if training.compile else net  # type: ignore[assignment]
+        net = torch.compile(net, dynamic=False) if training.compile else net  # type: ignore[assignment]
         self.net, self.optimizer = accelerator.prepare(net, optimizer_for(model, training))
         labels = task.targets if task.targets.dim() == 1 else task.targets.argmax(1)
         self.class_weights = class_weights(labels, len(task.classes)).to(accelerator.device) if training.balanced else None
@@ -203,17 +203,17 @@ class Trainer:
             embeddings = torch.cat([part.embedding for part in parts if part.embedding is not None])
             self.centers.update(gather(embeddings), gather(torch.cat([part.label for part in parts])))
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.average(self.ema.module)
         return torch.stack([torch.stack([part.loss for part in parts]).mean(), torch.stack([part.right for part in parts]).sum().float()])
 
     def part(self, inputs: tuple[Tensor, ...], rows: Tensor, shares: Tensor | None) -> Part:
         """Forward, backward, and the optimizer's step where this is the last part of the batch."""
         training, accelerator = self.training, self.accelerator
-        targets = self.task.targets[rows].to(accelerator.device)
-        targets = soft_targets(targets, len(self.task.classes), training.label_smoothing)
+        targets = soft_targets(self.task.targets[rows], len(self.task.classes), training.label_smoothing)
+        targets = sent(targets, accelerator.device)
         label = targets.argmax(1)
         if shares is not None:
-            shares = shares.to(accelerator.device)
+            shares = sent(shares, accelerator.device)
             inputs, targets = (mixed(inputs[0], shares), *inputs[1:]), mixed(targets, shares)
         logits, embedding = self.net(*laid_out(inputs, training.channels_last)), None
         if self.centers is not None:
@@ -236,10 +236,20 @@ class Trainer:
         beta = np.random.default_rng([training.seed, epoch, step]).beta(training.mixup, training.mixup, count)
         return torch.from_numpy(beta).float()
 
-    def average(self, averaged: Weights, current: Weights, count: Tensor | int) -> None:
-        """The moving average's step; a short run would otherwise still hold its first weights at the end."""
-        decay = min(self.training.ema, (1 + self.done) / (10 + self.done))
-        get_ema_multi_avg_fn(decay)(averaged, current, count)
+    @torch.no_grad()
+    def average(self, averaged: nn.Module) -> None:
+        """The moving average's step; a short run would otherwise still hold its first weights at the end.
+
+        Not AveragedModel's own, which copies its counter to the GPU, and so waits for it at every step.
+        """
+        decay = min(self.training.ema, (1 + self.done) / (10 + self.done)) if self.done else 0.0
+        theirs, ours = ([*net.parameters(), *net.buffers()] for net in (averaged, self.model))
+        pairs = list(zip(theirs, ours, strict=True))
+        numbers = [(old, new) for old, new in pairs if old.is_floating_point()]
+        torch._foreach_lerp_([old for old, _ in numbers], [new for _, new in numbers], 1 - decay)
+        for old, new in pairs:
+            if not old.is_floating_point():
+                old.copy_(new)
 
     # --- the end of an epoch ---
 

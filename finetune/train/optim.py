@@ -40,9 +40,11 @@ def optimizer_for(model: nn.Module, training: Training) -> torch.optim.Optimizer
         {"params": group.params, "lr": group.lr, "full_lr": group.lr, "weight_decay": group.weight_decay}
         for _, group in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
+    fused = True if next(model.parameters()).is_cuda else None  # reads and writes each weight once
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(ordered)
-    return torch.optim.SGD(ordered, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov and training.momentum > 0)
+        return torch.optim.AdamW(ordered, fused=fused)
+    nesterov = training.nesterov and training.momentum > 0
+    return torch.optim.SGD(ordered, lr=training.lr, momentum=training.momentum, nesterov=nesterov, fused=fused)
 
 
 def rate_factor(training: Training, epochs: float) -> float:
