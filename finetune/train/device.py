@@ -30,7 +30,7 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     """The values on the device, without waiting for it: a copy from memory that is not pinned lasts until a GPU has done all its work."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def gpu_multiplies_bf16() -> bool:
