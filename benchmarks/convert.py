@@ -3,8 +3,8 @@
     python benchmarks/convert.py [--folder DIR] [--rounds 3] [--form V1]
 
 Draws a 580 MB caffemodel with VGG-Face's layers, then runs every row as a process of its own, in turn, `rounds` times;
-prints the median wall time, its ratio to (cp + import torch), and the largest peak resident memory. The goal: convert to
-safetensors within 1.3 x (cp + import torch), and within the memory of import torch + 64 MiB.
+prints the median wall time, its ratio to (cp + import torch), and the largest peak resident memory. Every output, cp's as well, is a new
+file. The goal: convert to safetensors within 1.3 x (cp + import torch), and within the memory of import torch + 64 MiB.
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ def compare(folder: Path, rounds: int, form: str) -> None:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
     for _ in range(rounds):
         for name, words in rows.items():
+            for left in (folder / "copy", *folder.glob("out.*")):  # a file that takes another's place costs ext4 more than a new one
+                left.unlink(missing_ok=True)
             found[name].append(run(words))
     seconds = {name: statistics.median(s for s, _ in runs) for name, runs in found.items()}
     memory = {name: max(m for _, m in runs) for name, runs in found.items()}

@@ -8,22 +8,26 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from converter import __version__
 from converter.errors import ConversionError, counted, printable, shown
 from converter.extras import missing, require
 from converter.files import SUFFIXES, head
-from converter.terminal import Parser, notes, say
+from converter.terminal import Bar, Parser, notes, say
 
 if TYPE_CHECKING:
     from converter.build.graph import Graph
     from converter.build.matching import Plan
+    from converter.files import Hasher
     from converter.read.caffemodel import Weights
     from converter.verify import Verification
+    from converter.write.forms import Written
+    from converter.write.rounding import Rounding
 
 _EXAMPLES = """\
 examples:
@@ -339,25 +343,9 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
     sources = [path for path in (prototxt, weights) if path is not None and path.is_file()]
     alike = len({path.name for path in sources}) < len(sources)
     hashers = {str(path) if alike else path.name: Hasher(path) for path in sources}
-    import torch
+    graph, rounding, written = _written(options, prototxt, found, shapes, hashers)
+    from converter.write.output import prototxt_beside
 
-    from converter.write.output import check_beside, prototxt_beside, write
-    from converter.write.rounding import Rounding
-
-    graph, plan = _prepared(options, prototxt, found, shapes)
-    check_beside(output, graph)
-    rounding = Rounding(torch.float16 if options.half else torch.bfloat16) if options.half or options.bf16 else None
-    with _Bar(options, sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters()), output.name) as bar:
-        written = write(
-            output,
-            graph,
-            plan,
-            lambda: {name: hasher.result() for name, hasher in hashers.items()},
-            bar,
-            rounding=rounding,
-            check=not options.no_check,
-            structure_only=weights is None and not options.random_weights,
-        )
     _notes([*graph.notes, *written.notes], options)
     if options.json:
         from converter.table import net_json
@@ -378,6 +366,45 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
         if beside := prototxt_beside(output, graph):
             say(f"{beside}: the changed net, to which these weights belong")
     return [f"{printable(output.name)} was written from these files" + "".join(f"; {printable(line)}" for line in written.lines) + "."]
+
+
+def _written(
+    options: argparse.Namespace,
+    prototxt: Path | None,
+    weights: Weights | None,
+    shapes: dict[str, tuple[int, ...]],
+    hashers: Mapping[str, Hasher],
+) -> tuple[Graph, Rounding | None, Written]:
+    """Write the output. The process that reads it back is started first: it imports what it needs while this one imports torch."""
+    from converter.write.readback import STATE_DICTS, reader_of
+
+    output: Path = options.output
+    with ExitStack() as stack:
+        reader = None
+        if not options.no_check and output.suffix in STATE_DICTS:
+            reader = stack.enter_context(reader_of(output.suffix, [] if weights is None else [weights.source]))
+        import torch
+
+        from converter.write.output import check_beside, write
+        from converter.write.rounding import Rounding
+
+        graph, plan = _prepared(options, prototxt, weights, shapes)
+        check_beside(output, graph)
+        rounding = Rounding(torch.float16 if options.half else torch.bfloat16) if options.half or options.bf16 else None
+        size = sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters())
+        with Bar(size, output.name, not (options.quiet or options.json)) as bar:
+            written = write(
+                output,
+                graph,
+                plan,
+                lambda: {name: hasher.result() for name, hasher in hashers.items()},
+                bar,
+                rounding=rounding,
+                check=not options.no_check,
+                reader=reader,
+                structure_only=weights is None and not options.random_weights,
+            )
+    return graph, rounding, written
 
 
 def _check_output(output: Path, sources: list[Path], suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -415,28 +442,6 @@ def _write_mean(options: argparse.Namespace, path: Path) -> None:
         file.write(save({"mean": mean}))
     if not options.quiet:
         say(f"{output}: mean of shape {'×'.join(map(str, mean.shape))}")
-
-
-class _Bar:
-    """A progress bar for outputs that take a while, where a person looks on."""
-
-    def __init__(self, options: argparse.Namespace, total: int, name: str):
-        self.bar: Any = None
-        if total > 64 << 20 and sys.stderr.isatty() and not (options.quiet or options.json):
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc=printable(name), leave=False)
-
-    def __call__(self, count: int) -> None:
-        if self.bar is not None:
-            self.bar.update(count)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 if __name__ == "__main__":

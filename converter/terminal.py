@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from converter.errors import CaffezooWarning, printable
 
@@ -49,3 +50,25 @@ def notes() -> Iterator[None]:
 class _Note(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(f"note: {super().format(record)}", "\n")
+
+
+class Bar:
+    """A progress bar for outputs that take a while, where a person looks on."""
+
+    def __init__(self, total: int, name: str, wanted: bool = True):
+        self._bar: Any = None
+        if wanted and total > 64 << 20 and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc=printable(name), leave=False)
+
+    def __call__(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -13,7 +13,7 @@ from torch import Tensor
 from converter.build.fillers import constant
 from converter.errors import MismatchError, UnsupportedError, shown, some
 from converter.write.encode import LARGEST_HALF, is_kernel, stored, write_caffemodel
-from converter.write.readback import Ledger, read_back
+from converter.write.readback import Ledger, read_back, reader_of
 
 if TYPE_CHECKING:
     from converter.net import CaffeNet
@@ -55,11 +55,14 @@ def save_caffemodel(net: CaffeNet, path: str | os.PathLike[str], *, half: bool =
                 ledger.values(f"{layer.name} {i}", "F16" if short else "F32", blob.shape, stored(blob, short).reshape(-1).view("u1").data)
             yield layer.name, layer.type, blobs
 
-    def checked(file: Path) -> None:
-        said.append(read_back(file, ledger, Path(path)))
-
-    write_caffemodel(Path(path), written(), name=net.name, half=half, check=checked if check else None)
-    return "".join(said)
+    if not check:
+        write_caffemodel(Path(path), written(), name=net.name, half=half)
+        return ""
+    with reader_of(".caffemodel") as reader:
+        write_caffemodel(
+            Path(path), written(), name=net.name, half=half, check=lambda file: said.append(read_back(file, ledger, Path(path), reader))
+        )
+    return said[0]
 
 
 def _check_half(net: CaffeNet) -> None:

@@ -15,8 +15,9 @@ import torch
 from converter.errors import ConversionError
 from converter.files import whole_files
 from converter.net import CaffeNet
+from converter.write.fresh import Reader
 from converter.write.onnx import INLINE, check_installed, onnx_model, write_onnx
-from converter.write.proof import proof_of
+from converter.write.proof import proof_of, reader_of
 from converter.write.safetensors import Progress, write_safetensors
 from converter.write.sizes import Sizes, sizes_of
 from converter.write.source import source_of
@@ -52,12 +53,19 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
         UnsupportedError: a layer that this form cannot hold.
         ConversionError: a package is missing, the file cannot be written, or reads back as something else; nothing is left then.
     """
-    net, suffix = values.net, path.suffix
-    if suffix == ".onnx":
+    if path.suffix == ".onnx":
         check_installed(str(path), runtime=check)
+    if not check:
+        return _write(path, values, facts, None, progress)
+    with reader_of(path.suffix) as reader:
+        return _write(path, values, facts, reader, progress)
+
+
+def _write(path: Path, values: Held | Planned, facts: Facts, reader: Reader | None, progress: Progress | None) -> Written:
+    net, suffix = values.net, path.suffix
     sizes = sizes_of(net)
     try:
-        proof = proof_of(net, sizes.proofs, values.results, path) if check else None
+        proof = proof_of(net, sizes.proofs, values.results, path) if reader else None
     except ConversionError:  # shapes fit that values do not, such as the places of an unpooling
         if "height" not in _named(sizes):
             raise
@@ -66,7 +74,8 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
     if suffix == ".py":
         with whole_files(path) as folder:
             _write_source(folder / path.name, values, facts(), progress)
-            return Written(proof.check(folder / path.name, path) if proof else "", beside=_beside(folder, path))
+            checked = proof.check(folder / path.name, path, reader) if proof and reader else ""
+            return Written(checked, beside=_beside(folder, path))
     program, free = traced(values.stand_in(), sizes, str(path))
     if proof and free.proofs != sizes.proofs:
         proof = proof_of(net, free.proofs, values.results, path)
@@ -81,7 +90,8 @@ def write_form(path: Path, values: Held | Planned, facts: Facts, *, check: bool,
         else:
             with quiet():
                 torch.export.save(program, folder / path.name, extra_files={FACTS: json.dumps(held)})
-        return Written(proof.check(folder / path.name, path) if proof else "", free.notes, _named(free), _beside(folder, path))
+        checked = proof.check(folder / path.name, path, reader) if proof and reader else ""
+        return Written(checked, free.notes, _named(free), _beside(folder, path))
 
 
 def _named(sizes: Sizes) -> tuple[str, ...]:

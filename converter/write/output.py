@@ -19,8 +19,9 @@ from converter.net import CaffeNet
 from converter.write.back import save_caffemodel
 from converter.write.encode import is_kernel
 from converter.write.forms import FORMS, Written, structure, write_form
+from converter.write.fresh import Reader
 from converter.write.pth import write_pth
-from converter.write.readback import Ledger, read_back
+from converter.write.readback import Ledger, read_back, reader_of
 from converter.write.rounding import Rounding
 from converter.write.safetensors import Progress, write_safetensors
 from converter.write.values import Held, Planned, values_of
@@ -38,6 +39,7 @@ def write(
     *,
     rounding: Rounding | None = None,
     check: bool = False,
+    reader: Reader | None = None,
     structure_only: bool = False,
 ) -> Written:
     """Write a net that is not in memory, in the format of the path's suffix.
@@ -48,6 +50,7 @@ def write(
     Args:
         rounding: of all values of a state dict; of a caffemodel's kernels to half precision, as save_caffemodel() does.
         check: read the file back in a fresh process and compare it before it appears.
+        reader: that process, of readback.reader_of(), where it runs already.
         structure_only: a .py without weights beside it.
 
     Raises:
@@ -67,7 +70,7 @@ def write(
         values: Held | Planned = Held(net)
     else:
         values = values_of(net, graph, plan)
-    return _write(path, values, facts, progress, rounding=rounding, check=check)
+    return _write(path, values, facts, progress, rounding=rounding, check=check, reader=reader)
 
 
 def prototxt_beside(path: Path, net: Graph | CaffeNet) -> Path | None:
@@ -126,7 +129,14 @@ def _check_suffix(path: Path) -> None:
 
 
 def _write(
-    path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, *, rounding: Rounding | None, check: bool
+    path: Path,
+    values: Held | Planned,
+    facts: Hashes,
+    progress: Progress | None,
+    *,
+    rounding: Rounding | None,
+    check: bool,
+    reader: Reader | None = None,
 ) -> Written:
     if path.suffix in FORMS:
         return write_form(path, values, facts, check=check, progress=progress)
@@ -135,8 +145,11 @@ def _write(
         checked = _write_caffemodel(path, values.net, rounding, check)
         if progress is not None:
             progress(sum(value.nbytes for value in values.net.state_dict().values()))
+    elif check:
+        with reader or reader_of(path.suffix, values.sources()) as process:
+            checked = _write_state(path, values, facts, progress, rounding, process)
     else:
-        checked = _write_state(path, values, facts, progress, rounding, check)
+        checked = _write_state(path, values, facts, progress, rounding, None)
     if beside := prototxt_beside(path, values.net):
         with whole_file(beside) as file:
             file.write(_changed_prototxt(values.net).encode())
@@ -144,9 +157,9 @@ def _write(
 
 
 def _write_state(
-    path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, rounding: Rounding | None, check: bool
+    path: Path, values: Held | Planned, facts: Hashes, progress: Progress | None, rounding: Rounding | None, reader: Reader | None
 ) -> str:
-    ledger = Ledger() if check else None
+    ledger = None if reader is None else Ledger()
     with whole_file(path) as file:
         if path.suffix == ".safetensors":
             prototxt = {"prototxt": values.net.prototxt} if values.net.changes else {}
@@ -156,7 +169,7 @@ def _write_state(
         if rounding is not None:
             rounding.check(str(path))
         file.flush()
-        return "" if ledger is None else read_back(Path(file.name), ledger, path)
+        return "" if ledger is None or reader is None else read_back(Path(file.name), ledger, path, reader)
 
 
 def _write_caffemodel(path: Path, net: CaffeNet, rounding: Rounding | None, check: bool) -> str:

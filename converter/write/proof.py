@@ -14,7 +14,7 @@ from torch import Tensor
 
 from converter.errors import ConversionError
 from converter.net import CaffeNet
-from converter.write.fresh import read_by
+from converter.write.fresh import Reader
 from converter.write.sizes import Shapes, drawn
 
 TOLERANCE = 1e-4  # of an output's largest magnitude: float32 summed in another order, over many layers
@@ -22,17 +22,18 @@ Runs = list[list[Tensor]]
 Results = list[dict[str, Tensor]]
 
 _TORCH = """
-import torch
-torch.set_num_threads(int(sys.argv[4]))
+torch.set_num_threads(threads)
 runs = torch.load(folder + "/inputs", weights_only=True)
 with torch.no_grad():
     found = [net(*run) for run in runs]
 torch.save([dict(each) if isinstance(each, dict) else [each] for each in found], folder + "/found")
 print("torch " + torch.__version__)
 """
-_READERS = {
-    ".py": """
-import importlib.abc, runpy
+_READERS = {  # what each imports, and what it does then
+    ".py": (
+        "importlib.abc, runpy, torch",
+        """
+folder, threads = given
 class NotInstalled(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name.partition(".")[0] in ("converter", "zoo", "architectures", "finetune"):
@@ -40,16 +41,22 @@ class NotInstalled(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, NotInstalled())
 net = runpy.run_path(path)["load"]()
 """
-    + _TORCH,
-    ".pt2": """
-import torch
+        + _TORCH,
+    ),
+    ".pt2": (
+        "torch, torch.export",
+        """
+folder, threads = given
 net = torch.export.load(path).module()
 """
-    + _TORCH,
-    ".onnx": """
-import numpy, onnxruntime
+        + _TORCH,
+    ),
+    ".onnx": (
+        "numpy, onnxruntime",
+        """
+folder, threads = given
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads, options.log_severity_level, options.enable_cpu_mem_arena = int(sys.argv[4]), 3, False
+options.intra_op_num_threads, options.log_severity_level, options.enable_cpu_mem_arena = threads, 3, False
 options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
 net = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 names = [each.name for each in net.get_inputs()]
@@ -61,7 +68,14 @@ with numpy.load(folder + "/inputs.npz") as inputs:
 numpy.savez(folder + "/found.npz", **found)
 print("ONNX Runtime " + onnxruntime.__version__)
 """,
+    ),
 }
+
+
+def reader_of(suffix: str) -> Reader:
+    """A fresh process that runs nets of this form."""
+    imports, code = _READERS[suffix]
+    return Reader(f"import {imports}", code)
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,13 @@ class Proof:
     runs: Runs
     wanted: Results
 
-    def check(self, path: Path, shown_path: Path) -> str:
-        """Read the file in a fresh process; returns what to say of it.
+    def check(self, path: Path, shown_path: Path, process: Reader) -> str:
+        """Read the file in a fresh process, of reader_of(); returns what to say of it.
 
         Raises:
             ConversionError: the other tool cannot read or run it, or computes something else.
         """
-        reader, found = _read(path, self.runs, list(self.wanted[0]), shown_path)
+        reader, found = _read(path, self.runs, list(self.wanted[0]), shown_path, process)
         worst = 0.0
         for inputs, got, want in zip(self.runs, found, self.wanted, strict=True):
             for name, value in want.items():
@@ -125,13 +139,12 @@ def differs_by(found: Tensor, want: Tensor) -> float:
     return float((found - want).abs().max()) / max(float(want.abs().max()), 1e-3)
 
 
-def _read(path: Path, runs: Runs, names: Sequence[str], shown_path: Path) -> tuple[str, Results]:
+def _read(path: Path, runs: Runs, names: Sequence[str], shown_path: Path, process: Reader) -> tuple[str, Results]:
     """What another process makes of the inputs, and what it read the file with."""
     with tempfile.TemporaryDirectory(prefix="convert-caffe-") as folder:
         _put(Path(folder), runs, path.suffix)
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(min(torch.get_num_threads(), allowed))
-        reader = read_by(_READERS[path.suffix], path, folder, shown_path, threads)
+        reader = process.read_back(path, shown_path, folder, min(torch.get_num_threads(), allowed))
         return reader, _taken(Path(folder), len(runs), names, path.suffix)
 
 

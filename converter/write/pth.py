@@ -15,10 +15,10 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from converter.write.readback import TYPES, Ledger
+from converter.write.readback import Ledger
 from converter.write.rounding import Rounding
 from converter.write.safetensors import Progress
-from converter.write.values import Entry, Held, Planned
+from converter.write.values import TYPES, Entry, Held, Planned
 
 _PIECE = 16 << 20
 _DESCRIPTOR, _CENTRAL = b"PK\x07\x08", b"PK\x01\x02"  # behind a record's bytes; a record's line in the directory at the end

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from converter.read.source import Source
-from converter.write.fresh import read_by
+from converter.write.fresh import Reader
 
 # Each reader tells of every entry its type, shape, and how to get its bytes from `first` to `last`; values that went from file to file are
 # compared with those of the source, others by their CRC-32. Nothing is mapped or held whole: the conversion's memory is small, too.
 _COMPARE = """
-import os, zlib
 PIECE, room = 1 << 20, {}
 def read(descriptor, offset, count):
     if not hasattr(os, "preadv"):
@@ -43,15 +39,13 @@ def check(key, dtype, shape, part, size):
             sys.exit(repr(key) + " has other values")
     if isinstance(source, int) and total != source:
         sys.exit(repr(key) + " has other values")
-with open(folder + "/wanted") as file:
-    wanted, facts = json.load(file)
+wanted, facts = given
 """
 _LACKING = """
 if wanted:
     sys.exit("it lacks " + ", ".join(map(repr, wanted)))
 """
 _SAFETENSORS = """
-import safetensors
 with safetensors.safe_open(path, "np") as held:
     if (held.metadata() or {}) != facts:
         sys.exit("its metadata are others")
@@ -66,7 +60,6 @@ for key, (dtype, shape) in known.items():
 print("safetensors " + safetensors.__version__)
 """
 _TORCH = """
-import ctypes, mmap, torch
 def let_go(flat, a, b):
     # what was compared is still in the file: its pages count as this process's memory
     first, last = -(-(flat.ctypes.data + a) // mmap.PAGESIZE), (flat.ctypes.data + b) // mmap.PAGESIZE
@@ -85,8 +78,6 @@ print("torch " + torch.__version__)
 """
 # protobuf's own parser, of a schema in which packed floats are the bytes that they are on the wire: caffe.proto's numbers of V2 layers
 _PROTOBUF = """
-import google.protobuf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 file = descriptor_pb2.FileDescriptorProto(name="weights.proto", package="w", syntax="proto2")
 def message(name, *fields):
     made = file.message_type.add(name=name)
@@ -113,8 +104,14 @@ for layer in net.layer:
         check(layer.name + " " + str(i), "F16" if half else "F32", blob.shape.dim, lambda a, b: values[a:b], len(values))
 print("protobuf " + google.protobuf.__version__)
 """
-TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
-_READERS = {".safetensors": _SAFETENSORS, ".pth": _TORCH, ".pt": _TORCH, ".caffemodel": _PROTOBUF}
+_BY_TORCH = ("ctypes, mmap, torch", _TORCH)
+_READERS = {  # what each imports, and what it does then
+    ".safetensors": ("numpy, safetensors", _SAFETENSORS),
+    ".pth": _BY_TORCH,
+    ".pt": _BY_TORCH,
+    ".caffemodel": ("google.protobuf; from google.protobuf import descriptor_pb2, descriptor_pool, message_factory", _PROTOBUF),
+}
+STATE_DICTS = (".safetensors", ".pth", ".pt")
 LARGEST_MESSAGE = (1 << 31) - 1  # protobuf reads no larger one, and so does Caffe
 
 
@@ -132,17 +129,18 @@ class Ledger:
         self.entries[key] = (dtype, list(shape), (source.descriptor, offset, count))
 
 
-def read_back(path: Path, ledger: Ledger, shown_path: Path) -> str:
-    """Compare the file with what was written; returns what to say of it.
+def reader_of(suffix: str, sources: Iterable[Source] = ()) -> Reader:
+    """A fresh process that reads files of weights of this suffix and compares them with a ledger of spans of these sources."""
+    imports, code = _READERS[suffix]
+    return Reader(f"import os, zlib, {imports}", _COMPARE + code + _LACKING, {source.descriptor for source in sources})
+
+
+def read_back(path: Path, ledger: Ledger, shown_path: Path, reader: Reader) -> str:
+    """Compare the complete file with what was written; returns what to say of it.
 
     Raises:
         ConversionError: the file cannot be read, or holds something else.
     """
-    suffix = shown_path.suffix
-    if suffix == ".caffemodel" and path.stat().st_size > LARGEST_MESSAGE:
+    if shown_path.suffix == ".caffemodel" and path.stat().st_size > LARGEST_MESSAGE:
         return "not read back: protobuf, with which Caffe reads it, takes no file above 2 GiB"
-    with tempfile.TemporaryDirectory(prefix="convert-caffe-") as folder:
-        (Path(folder) / "wanted").write_text(json.dumps([ledger.entries, ledger.facts]), encoding="utf-8")
-        files = {held[2][0] for held in ledger.entries.values() if not isinstance(held[2], int)}
-        reader = read_by(_COMPARE + _READERS[suffix] + _LACKING, path, folder, shown_path, descriptors=sorted(files))
-    return f"read back by {reader}: every value the same"
+    return f"read back by {reader.read_back(path, shown_path, ledger.entries, ledger.facts)}: every value the same"

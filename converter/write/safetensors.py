@@ -13,9 +13,9 @@ from torch import Tensor
 
 from converter.errors import ConversionError
 from converter.read.source import Source
-from converter.write.readback import TYPES, Ledger
+from converter.write.readback import Ledger
 from converter.write.rounding import Rounding
-from converter.write.values import Held, Planned
+from converter.write.values import TYPES, Held, Planned
 
 _CHUNK = 16 << 20
 Progress = Callable[[int], None]

@@ -15,6 +15,8 @@ from converter.build.matching import Plan, changed, tensor_of
 from converter.net import CaffeNet
 from converter.read.source import Source
 
+# As safetensors names them.
+TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 Entry = Tensor | tuple[Source, int, int]  # a file, an offset, a length: float32 as it is
 Runs = list[list[Tensor]]
 Results = list[dict[str, Tensor]]
@@ -36,6 +38,10 @@ class Held:
     def results(self, runs: Runs) -> Results:
         with torch.no_grad():
             return [self.net(*inputs, blobs=self.net.outputs) for inputs in runs]
+
+    def sources(self) -> set[Source]:
+        """The files that spans of entries() lie in."""
+        return set()
 
     def stand_in(self) -> CaffeNet:
         """The net to trace: parameters of the right shapes."""
@@ -65,6 +71,10 @@ class Planned:
             if key not in made and layer in loads:
                 made = changed(*loads[layer])
             yield key, made.pop(key)
+
+    def sources(self) -> set[Source]:
+        """The files that spans of entries() lie in."""
+        return {blob.source for blob, _ in self.plan.whole.values()}
 
     def state(self) -> dict[str, Tensor]:
         """All values, read into memory."""

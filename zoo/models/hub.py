@@ -117,7 +117,7 @@ def _prove(model: Model, path: Path, shown: Path) -> None:
     import torch
 
     from converter import CaffeNet, ConversionError
-    from converter.write.proof import Proof
+    from converter.write.proof import Proof, reader_of
 
     spec, inner = model.preprocess, convolutions(model)
     shapes: list[tuple[tuple[int, ...], ...]] = [tuple(model.input_shapes.values())] if isinstance(model, CaffeNet) else []
@@ -132,7 +132,8 @@ def _prove(model: Model, path: Path, shown: Path) -> None:
     with torch.inference_mode():
         found = [twin(*run, blobs=model.outputs) if isinstance(model, CaffeNet) else {"result": twin(*run)} for run in runs]
     try:
-        Proof(runs, found).check(path, shown)
+        with reader_of(path.suffix) as reader:
+            Proof(runs, found).check(path, shown, reader)
     except ConversionError as error:
         raise SaveError(str(error)) from error
 
