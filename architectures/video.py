@@ -55,7 +55,7 @@ class Recurrence(nn.Module):
 
 
 class OverTime(nn.Module):
-    """(N, T, F) and a mask (N, T) -> (N, F): the mean over the frames of the mask, or their sum with learnt weights.
+    """(N, T, F) and a mask (N, T), or None for all frames -> (N, F): the mean over the frames, or their sum with learnt weights.
 
     "attention" gives each frame a softmax weight from a Linear on its own features: the self-attention weights of Meng et al.,
     Frame Attention Networks, ICIP 2019 (section 2.2), without the second, relational step. It begins as the mean.
@@ -70,11 +70,12 @@ class OverTime(nn.Module):
             self.weigh = nn.Linear(features, 1)
             nn.init.zeros_(self.weigh.weight)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.weigh is None:
             return mean_over_time(x, mask)
-        weights = self.weigh(x)[..., 0].float().masked_fill(~mask, -torch.inf).softmax(1)
-        result: Tensor = (x * weights[..., None].to(x.dtype)).sum(1)
+        weights = self.weigh(x)[..., 0].float()
+        weights = weights if mask is None else weights.masked_fill(~mask, -torch.inf)
+        result: Tensor = (x * weights.softmax(1)[..., None].to(x.dtype)).sum(1)
         return result
 
 
@@ -84,7 +85,8 @@ class ClipNet(nn.Module):
     clips (N, T, 3, H, W), colours and scale as the CNN was trained; lengths (N,), whole numbers from 1 to T, or None where
     every clip has T frames. Returns logits (N, num_classes); raises ValueError for other shapes or lengths. A window is one
     clip: the recipes average the logits of a video's windows. `cnn` is all that embed() runs, so that it can be frozen and its
-    output computed once.
+    output computed once. Lengths are best None, a list or a tensor on the CPU, whatever device the clips are on: those on a GPU
+    have to be waited for in every forward pass.
     """
 
     CLASSIFIER: ClassVar[str] = "classifier"
@@ -103,8 +105,8 @@ class ClipNet(nn.Module):
     def forward(self, clips: Tensor, lengths: Lengths = None) -> Tensor:
         if clips.dim() != 5:
             raise ValueError(f"clips have the shape (N, T, C, H, W), these have {tuple(clips.shape)}")
-        mask = frame_mask(clips, lengths)
-        return self.classify(to_clips(self.embed(clips[mask]), mask), lengths)
+        real = RealFrames(clips, lengths)
+        return self.classify(real.to_clips(self.embed(real.of(clips))), lengths)
 
 
 class VGGFaceRNN(ClipNet):
@@ -134,8 +136,8 @@ class VGGFaceRNN(ClipNet):
         self.classifier = nn.Linear(hidden_size, num_classes)
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
-        mask = frame_mask(features, lengths)
-        result: Tensor = self.classifier(self.over_time(self.dropout(self.rnn(features)), mask))
+        real = RealFrames(features, lengths)
+        result: Tensor = self.classifier(self.over_time(self.dropout(self.rnn(features)), real.mask))
         return result
 
 
@@ -184,13 +186,13 @@ class FaceResNetRNN(ClipNet):
         return torch.cat([tap.flatten(1) for tap in self.cnn.taps(frames)], 1)
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
-        mask = frame_mask(features, lengths)
-        pool1b, pool3, top = features[mask].split(self.TAPS, 1)
-        top = self.rnn_top(to_clips(self.fc_top(top), mask))
-        pool1b = self.rnn_pool1b(to_clips(self.fc_pool1b(pool1b), mask))
-        pool3 = self.rnn_pool3(to_clips(self.fc_pool3(pool3), mask))
+        real = RealFrames(features, lengths)
+        pool1b, pool3, top = real.of(features).split(self.TAPS, 1)
+        top = self.rnn_top(real.to_clips(self.fc_top(top)))
+        pool1b = self.rnn_pool1b(real.to_clips(self.fc_pool1b(pool1b)))
+        pool3 = self.rnn_pool3(real.to_clips(self.fc_pool3(pool3)))
         fused = self.dropout(top) + self.dropout(pool1b) + self.dropout(pool3)
-        result: Tensor = self.classifier(self.over_time(fused, mask))
+        result: Tensor = self.classifier(self.over_time(fused, real.mask))
         return result
 
 
@@ -262,11 +264,11 @@ class FaceClipNet(ClipNet):
         return features.mean((2, 3)) if features.dim() == 4 else features
 
     def classify(self, features: Tensor, lengths: Lengths = None) -> Tensor:
-        mask = frame_mask(features, lengths)
-        parts = self.norm(features[mask]).split(self.widths, 1)
+        real = RealFrames(features, lengths)
+        parts = self.norm(real.of(features)).split(self.widths, 1)
         branches = zip(parts, self.projections, self.rnns, strict=True)
-        outputs = [self.dropout(rnn(to_clips(projection(part), mask))) for part, projection, rnn in branches]
-        result: Tensor = self.classifier(self.over_time(torch.stack(outputs).sum(0), mask))
+        outputs = [self.dropout(rnn(real.to_clips(projection(part)))) for part, projection, rnn in branches]
+        result: Tensor = self.classifier(self.over_time(torch.stack(outputs).sum(0), real.mask))
         return result
 
 
@@ -298,24 +300,46 @@ def below(net: nn.Module, blob: str | None) -> tuple[nn.Module, int]:
     return net, int(sizes[-1])
 
 
-def frame_mask(clips: Tensor, lengths: Lengths) -> Tensor:
-    """Which frames of (N, T, ...) are real: a boolean (N, T), true before each clip's length."""
-    batch, frames = clips.shape[:2]
-    if lengths is None:
-        return torch.ones(batch, frames, dtype=torch.bool, device=clips.device)
-    lengths = torch.as_tensor(lengths, device=clips.device)
-    if lengths.shape != (batch,) or lengths.is_floating_point() or not ((lengths >= 1) & (lengths <= frames)).all():
-        raise ValueError(f"lengths are {batch} whole numbers from 1 to {frames}, these are {lengths.tolist()}")
-    return torch.arange(frames, device=clips.device) < lengths[:, None]
+class RealFrames:
+    """Which frames of (N, T, ...) are real, those before each clip's length, found without waiting for the clips' device.
+
+    mask: (N, T) boolean on that device, or None where every frame is real: then nothing is taken out and put back.
+    Raises ValueError for lengths that are not N whole numbers from 1 to T.
+    """
+
+    def __init__(self, clips: Tensor, lengths: Lengths) -> None:
+        self.shape = batch, frames = clips.shape[:2]
+        self.mask: Tensor | None = None
+        if lengths is None:
+            return
+        lengths = torch.as_tensor(lengths, device="cpu")
+        if lengths.shape != (batch,) or lengths.is_floating_point() or not ((lengths >= 1) & (lengths <= frames)).all():
+            raise ValueError(f"lengths are {batch} whole numbers from 1 to {frames}, these are {lengths.tolist()}")
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if (lengths == frames).all() and not tracing:  # what is traced will meet other lengths
+            return
+        real = torch.arange(frames, device="cpu") < lengths[:, None]
+        positions = real.flatten().nonzero()[:, 0]
+        # A copy from memory that is not pinned would last until a GPU has done all its work.
+        positions = positions.pin_memory() if clips.is_cuda else positions
+        self.positions = positions.to(clips.device, non_blocking=True)
+        self.mask = clips.new_zeros(batch * frames, dtype=torch.bool).index_fill(0, self.positions, 1).view(batch, frames)
+
+    def of(self, clips: Tensor) -> Tensor:
+        """The real frames of (N, T, ...), clip after clip: (sum of lengths, ...)."""
+        frames = clips.flatten(0, 1)
+        return frames if self.mask is None else frames.index_select(0, self.positions)
+
+    def to_clips(self, features: Tensor) -> Tensor:
+        """Features of the real frames (sum of lengths, F), as clips do them: (N, T, F), zeros for padding."""
+        if self.mask is not None:
+            zeros = features.new_zeros(self.mask.numel(), features.shape[1])
+            features = zeros.index_copy(0, self.positions, features)
+        return features.view(*self.shape, features.shape[1])
 
 
-def to_clips(features: Tensor, mask: Tensor) -> Tensor:
-    """Features of the real frames (sum of lengths, F), as clips do them: (N, T, F), zeros for padding."""
-    clips = features.new_zeros(*mask.shape, features.shape[1])
-    clips[mask] = features
-    return clips
-
-
-def mean_over_time(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean of (N, T, F) over the frames that the mask (N, T) has: (N, F)."""
+def mean_over_time(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of (N, T, F) over the frames that the mask (N, T) has, or over all: (N, F)."""
+    if mask is None:
+        return x.sum(1) / x.shape[1]
     return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)

@@ -34,8 +34,9 @@ SMALL = 0.5  # part of the GPU's free memory that the frames may take
 class ClipTask:
     """`splits` names the clips of `data` that are trained on ("train") and that are looked at; a split may have any name.
 
-    inputs() and the windows give what architectures.video's nets take: clips (N, T, 3, H, W) float32 and their lengths (N,). With
-    padding "masked", T is the longest length of the batch; with "count", every length is `sampling.frames`.
+    inputs() and the windows give what architectures.video's nets take: clips (N, T, 3, H, W) float32, and with padding "masked" their
+    lengths (N,), on the CPU, where those nets read them without waiting for a GPU; T is then the longest of the batch. With "count",
+    T is `sampling.frames`, every frame counts, and there are no lengths.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class ClipTask:
 
     def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         places, valid, draws_of = draws
-        clips, lengths = self.cut(self.starts("train", rows) + places, valid)
+        clips, *lengths = self.cut(self.starts("train", rows) + places, valid)
         batch, count = clips.shape
         each = draws_of[:, :count].expand(batch, count, -1).flatten(0, 1)
         frames = augmented(self.at(clips.flatten()), each, self.augment, self.spec)
-        return frames.unflatten(0, (batch, count)), sent(lengths, self.device)
+        return frames.unflatten(0, (batch, count)), *lengths
 
     def logits(self, predict: Predict, split: str) -> Tensor:
         """(n, K): the mean over the windows of each clip."""
 
-        def inputs(clips: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        def inputs(clips: Tensor, *lengths: Tensor) -> tuple[Tensor, ...]:
             frames = view(self.at(clips.flatten()), self.spec)
-            return frames.unflatten(0, clips.shape), sent(lengths, self.device)
+            return frames.unflatten(0, clips.shape), *lengths
 
         return self.over_windows(predict, split, inputs, max(1, EVALUATED // self.sampling.frames))
 
@@ -85,14 +86,14 @@ class ClipTask:
         """(n, 1): where these clips of a split begin among all frames."""
         return self.data.offsets[self.splits[split][rows], None]
 
-    def cut(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, T) frames and (n,) lengths as the padding wants them."""
+    def cut(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """(n, T) frames, and (n,) lengths where the padding is masked."""
         if self.sampling.padding == "masked":
             return frames[:, : int(valid.max())], valid
-        return frames, torch.full_like(valid, frames.shape[1])
+        return (frames,)
 
-    def over_windows(self, predict: Predict, split: str, inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch_size: int) -> Tensor:
-        """(n, K) of a split: `inputs` of (n, T) frames among all and (n,) lengths is what the net takes."""
+    def over_windows(self, predict: Predict, split: str, inputs: Callable[..., tuple[Tensor, ...]], batch_size: int) -> Tensor:
+        """(n, K) of a split: `inputs` of what cut() gives, (n, T) frames among all, is what the net takes."""
         lengths, starts = self.lengths[self.splits[split]].tolist(), self.data.offsets[self.splits[split]]
         sampling = self.sampling
         cuts = [windows(length, sampling.frames, sampling.stride, tail=sampling.tail) for length in lengths]
@@ -142,12 +143,12 @@ class ClipFeatureTask:
 
     def inputs(self, rows: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
         places, valid, views = draws
-        frames, lengths = self.clips.cut(self.clips.starts("train", rows) + places, valid)
-        return self.of(views[:, : frames.shape[1]].expand_as(frames), frames), sent(lengths, self.features.device)
+        frames, *lengths = self.clips.cut(self.clips.starts("train", rows) + places, valid)
+        return self.of(views[:, : frames.shape[1]].expand_as(frames), frames), *lengths
 
     def logits(self, predict: Predict, split: str) -> Tensor:
-        def inputs(frames: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-            return self.of(torch.zeros_like(frames), frames), sent(lengths, self.features.device)
+        def inputs(frames: Tensor, *lengths: Tensor) -> tuple[Tensor, ...]:
+            return self.of(torch.zeros_like(frames), frames), *lengths
 
         return self.clips.over_windows(predict, split, inputs, 1024)
 

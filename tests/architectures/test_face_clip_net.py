@@ -45,6 +45,21 @@ def test_padding_frames_change_nothing_and_every_parameter_learns(form: str) -> 
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_reads_nothing_back_from_the_clips_device(form: str, lengths: list[int] | None) -> None:
+    """Which would wait for a GPU. Of the device "meta" nothing can be read: it raises."""
+    net = small(**FORMS[form]).to("meta")
+    net(clips().to("meta"), lengths).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # of torch's own GRU
+def test_torch_export_takes_clips_without_padding() -> None:
+    net = small(norm=True).eval()
+    exported = torch.export.export(net, (clips(),)).module()
+    torch.testing.assert_close(exported(clips(1.0)), net(clips(1.0)))
+
+
 @torch.inference_mode()
 def test_the_features_of_the_frames_and_the_rest_of_the_net_are_the_net() -> None:
     net = small(norm=True).eval()

@@ -98,6 +98,36 @@ def test_padding_frames_stay_out_of_the_batch_statistics_in_training(case):
     assert all(torch.equal(after[0][name], after[1][name]) for name in after[0])
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 3, 3], LENGTHS, torch.tensor(LENGTHS)], ids=["none", "all", "list", "tensor"])
+@pytest.mark.parametrize(("build", "size"), [(VGGFaceRNN, (224, 224)), (FaceResNetRNN, (112, 96))])
+def test_a_step_reads_nothing_back_from_the_clips_device(build, size, lengths):
+    """Which would wait for a GPU. Of the device "meta" nothing can be read: it raises."""
+    with torch.device("meta"):
+        net, clips = build(), torch.empty(3, 3, 3, *size)
+    net(clips, lengths).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 3, 3], torch.tensor([3, 3, 3])], ids=["none", "list", "tensor"])
+@torch.inference_mode()
+def test_clips_without_padding_are_not_copied(lengths):
+    net, seen = small_vgg_rnn("gru"), []
+    net.cnn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].data_ptr()))
+    clips = padded_clips((8, 8), 0)
+    net(clips, lengths)
+    assert seen == [clips.data_ptr()]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of the check of the lengths, which isn't traced
+def test_a_net_traced_on_clips_without_padding_knows_other_lengths():
+    net, size = seeded(lambda: vgg_case("gru"))
+    net.eval()
+    clips = padded_clips(size, 0)
+    with torch.no_grad():
+        traced = torch.jit.trace(net, (clips, torch.tensor([3, 3, 3])), check_trace=False)
+        torch.testing.assert_close(traced(clips, torch.tensor(LENGTHS)), net(clips, LENGTHS))
+
+
 @torch.inference_mode()
 def test_the_order_of_frames_matters(case):
     net, size = case

@@ -14,7 +14,7 @@ from clip_trees import (
     tree,
 )
 
-from architectures.video import frame_mask
+from architectures.video import RealFrames
 from finetune.clips.data import read_clips
 from finetune.clips.sampling import draw_frames, draw_segments, windows
 from finetune.errors import FinetuneError
@@ -78,7 +78,8 @@ def test_the_drawn_lengths_are_what_the_nets_take(tmp_path: Path) -> None:
     clips = read_clips(tree(tmp_path / "d"))
     indices, valid = draw_frames(clips.lengths(), 4, torch.Generator().manual_seed(0))
     batch = clips.frames[clips.offsets[:-1, None] + indices]
-    assert frame_mask(batch[:, :, None], valid).sum(1).tolist() == [min(length, 4) for length in LENGTHS]
+    mask = RealFrames(batch[:, :, None], valid).mask
+    assert mask is not None and mask.sum(1).tolist() == [min(length, 4) for length in LENGTHS]
     for row in range(len(clips)):
         assert torch.equal(batch[row], clips.clip(row)[indices[row]])
 

@@ -44,9 +44,9 @@ def test_a_batch_holds_the_frames_that_were_drawn_and_says_which_count(draw: str
     on = task(replace(SHORT, draw=draw, padding=padding))  # type: ignore[arg-type]
     rows = torch.tensor([6, 0, 2, 13])  # of 7, 1, 3 and 7 frames
     places, valid, draws = on.draw(rows, generator(3))
-    batch, lengths = on.inputs(rows, places, valid, draws)
+    batch, *lengths = on.inputs(rows, places, valid, draws)
     assert valid.tolist() == [4, 1, 3, 4] and batch.shape == (4, 4, 3, 16, 16)
-    assert lengths.tolist() == ([4, 1, 3, 4] if padding == "masked" else [4, 4, 4, 4])
+    assert [each.tolist() for each in lengths] == ([[4, 1, 3, 4]] if padding == "masked" else [])
     assert (places.diff(dim=1) >= 0).all() and places[1].tolist() == [0, 0, 0, 0] and places[2].tolist() == [0, 1, 2, 2]
     for clip, row, where in zip(batch, rows.tolist(), places, strict=True):
         torch.testing.assert_close(clip, view(on.data.clip(row)[where], SPEC))
@@ -66,7 +66,7 @@ def test_augmentation_is_drawn_for_each_frame_or_once_for_the_clip(how: str, col
     augment = Augment(flip=0.5, jitter=0.2, hue=0.1, saturation=1.5, exposure=1.5, outside="zeros")
     on = task(replace(SHORT, augment=how), augment, clips(colour=colour))  # type: ignore[arg-type]
     rows = torch.tensor([0, 7, 14])
-    batch, _ = on.inputs(rows, *on.draw(rows, generator(5)))
+    batch, *_ = on.inputs(rows, *on.draw(rows, generator(5)))
     for clip in batch:
         assert all(torch.equal(frame, clip[0]) for frame in clip[1:]) == (how == "clip")
     assert not torch.equal(batch[0], batch[1])
@@ -106,11 +106,11 @@ def test_frozen_features_say_what_the_whole_net_says() -> None:
         torch.testing.assert_close(features.logits(predictor(Classify(model), accelerator, False), "val"), whole, rtol=1e-4, atol=1e-5)
         rows = torch.tensor([6, 0, 2, 13])
         places, valid, _ = on.draw(rows, generator(2))
-        batch, lengths = on.inputs(rows, places, valid, torch.zeros(4, 1, 19))
-        kept, same_lengths = features.inputs(rows, places, valid, torch.zeros(4, 1, dtype=torch.int64))
-        assert torch.equal(lengths, same_lengths)
+        batch, *lengths = on.inputs(rows, places, valid, torch.zeros(4, 1, 19))
+        kept, *same_lengths = features.inputs(rows, places, valid, torch.zeros(4, 1, dtype=torch.int64))
+        assert [each.tolist() for each in lengths] == [each.tolist() for each in same_lengths]
         with torch.inference_mode():
-            torch.testing.assert_close(model.classify(kept, lengths), model(batch, lengths), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model.classify(kept, *lengths), model(batch, *lengths), rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_computed_once_for_the_same_net_and_anew_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
