@@ -134,7 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = recipe_from(recipe, options)
         if options.folds is not None and options.protocol not in (None, "last"):
             raise FinetuneError("--folds takes the last epoch: every clip is tested once, and none is left to pick an epoch on")
-        check_clips(recipe)
 
         from finetune.clips.cross_validation import CrossValidation
         from finetune.clips.folds import held_out
@@ -143,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from finetune.video.destination import crop_of
 
         accelerator, again = accelerator_for(recipe.training, cpu=options.cpu), command_line(MODULE, argv)
+        check_clips(recipe, accelerator.device.type)
         with accelerator.main_process_first():
             data = read_data(options.data, recipe, parse_lists(options.lists), options.class_index)
         seen = crop_of(options.data)

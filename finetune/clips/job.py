@@ -40,7 +40,7 @@ class ClipJob(Job[Recipe, Clips]):
         facts: Mapping[str, object] | None = None,
         seen: Crop | None = None,
     ) -> None:
-        check_clips(recipe)
+        check_clips(recipe, accelerator.device.type)
         super().__init__(recipe, data, plan, out, accelerator, command=command, facts=facts)
         self.seen = seen
 

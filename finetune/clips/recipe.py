@@ -41,9 +41,9 @@ class Recipe:
     smoke_clips: tuple[int, int] = (12, 6)
 
 
-def check_clips(recipe: Recipe) -> None:
-    """Raises FinetuneError for what only images can have."""
+def check_clips(recipe: Recipe, device: str) -> None:
+    """Raises FinetuneError for what only images can have on a device of this type, "cpu" or "cuda"."""
     if recipe.training.mixup:
         raise FinetuneError("training.mixup is for images: it would mix clips of different lengths")
-    if recipe.training.channels_last:  # oneDNN of torch 2.15 frees memory twice where only the weights lie so
-        raise FinetuneError("training.channels_last is for images: a clip's frames are taken out of (N, T, C, H, W)")
+    if recipe.training.channels_last and device == "cpu":  # oneDNN of torch 2.15 frees memory twice where only the weights lie so
+        raise FinetuneError("on a CPU training.channels_last is for images, not for clips: --set training.channels_last=false")

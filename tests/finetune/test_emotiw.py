@@ -429,7 +429,7 @@ def test_the_published_files_begin_the_encoders_as_their_project_did(name: str, 
     ("words", "message"),
     [
         (["--set", "training.mixup=0.2"], "mixup is for images"),
-        (["--set", "training.channels_last=true"], "channels_last is for images"),
+        (["--set", "training.channels_last=true"], "on a CPU training.channels_last is for images"),
         (["--folds", "3", "--protocol", "best-on-reported"], "none is left to pick an epoch on"),
         (["--folds", "200"], "200 folds of 10 subjects"),
         (["--encoder", "mobilefacent"], "mobilefacenet"),
