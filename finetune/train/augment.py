@@ -133,20 +133,22 @@ def recoloured(pixels: Tensor, draws: Tensor, augment: Augment) -> Tensor:
 
 def in_hsv(pixels: Tensor, turn: Tensor, saturation: Tensor, exposure: Tensor) -> Tensor:
     """RGB (N, 3, H, W) with its hue turned, its saturation and its value multiplied: each (N, 1, 1), the last two clipped to their
-    range."""
-    value, lowest = pixels.max(1).values, pixels.min(1).values
-    chroma = (value - lowest).clamp(min=1e-6)
+    range. Each line is a pass over the batch, and the time goes into reading and writing: in place where that can be."""
+    value, lowest = pixels.amax(1), pixels.amin(1)
+    chroma = (value - lowest).clamp_(min=1e-6)
     red, green, blue = pixels.unbind(1)
-    sector = torch.where(
-        value == red,
-        (green - blue) / chroma % 6,
-        torch.where(value == green, (blue - red) / chroma + 2, (red - green) / chroma + 4),
-    )
-    hue = (sector / 6 + turn) % 1 * 6
-    value, saturation = (value * exposure).clamp(0, 255), ((value - lowest) / value.clamp(min=1e-6) * saturation).clamp(0, 1)
-    # The channel that lies n sixths from the hue falls linearly between one and two sixths of distance (Wikipedia: HSL and HSV).
-    fall = [(n + hue) % 6 for n in (5, 3, 1)]
-    return torch.stack([value * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1)) for k in fall], 1)
+    is_red, is_green, turn = value == red, value == green, 6 * (turn % 1)
+    sector = torch.where(is_red, turn, torch.where(is_green, turn + 2, turn + 4))
+    rise = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    hue = torch.addcdiv(sector, rise, chroma)
+    chroma = chroma.div_(value.clamp(min=1e-6)).mul_(saturation).clamp_(max=1)
+    value = (value * exposure).clamp_(max=255)
+    chroma = chroma.mul_(value)
+    # A channel falls from the value by the chroma where the hue is far from it; from one to two sixths away linearly (Wikipedia: HSL
+    # and HSV). With k from 0 to 6, |k - 2| held to 1..2 is 2 where the channel is the value and 1 where it is value - chroma.
+    channels = torch.arange(5, 0, -2, device=pixels.device)[:, None, None]
+    rest = (hue[:, None] + channels).remainder_(6).sub_(2).abs_().clamp_(1, 2)
+    return torch.addcmul(value.sub(chroma, alpha=2)[:, None], chroma[:, None], rest)
 
 
 def erased(pixels: Tensor, draws: Tensor, augment: Augment) -> Tensor:

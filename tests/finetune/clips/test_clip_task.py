@@ -59,6 +59,17 @@ def test_masked_padding_is_cut_to_the_longest_clip_of_the_batch() -> None:
     assert batch.shape[:2] == (2, 2) and lengths.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("padding", ["count", "masked"])
+def test_a_batch_is_made_without_reading_anything_back_from_the_device(padding: str) -> None:
+    """Which would wait for a GPU. Of the device "meta" nothing can be read: it raises."""
+    data, sampling = clips(), replace(SHORT, padding=padding)  # type: ignore[arg-type]
+    on = ClipTask(data, {"train": data.rows("train")}, SPEC, Augment(flip=0.5, jitter=0.2, hue=0.1), sampling, torch.device("meta"))
+    rows = torch.tensor([6, 0])
+    batch, *lengths = on.inputs(rows, *on.draw(rows, generator(0)))
+    assert batch.is_meta and [(each.device, each.tolist()) for each in lengths] == ([(CPU, [4, 1])] if padding == "masked" else [])
+    assert net().to("meta")(batch, *lengths).is_meta
+
+
 @pytest.mark.parametrize("how", ["frame", "clip"])
 @pytest.mark.parametrize("colour", [False, True])
 def test_augmentation_is_drawn_for_each_frame_or_once_for_the_clip(how: str, colour: bool) -> None:

@@ -134,15 +134,29 @@ def test_jitter_moves_each_border_by_itself() -> None:
     torch.testing.assert_close(corners, torch.tensor([[-0.6, 1.0], [-1.0, 0.6]]))
 
 
-def test_hue_saturation_and_value_are_colorsys_s() -> None:
-    pixels = torch.randint(0, 256, (50, 3, 1, 1), generator=torch.Generator().manual_seed(0)).float()
-    pixels[0], pixels[1] = 0.0, 255.0
-    turn, saturation, exposure = (torch.full((50, 1, 1), value) for value in (0.07, 0.6, 0.8))
-    found = in_hsv(pixels, turn, saturation, exposure)[:, :, 0, 0]
-    for before, after in zip(pixels[:, :, 0, 0].tolist(), found.tolist(), strict=True):
+@pytest.mark.parametrize(
+    ("turn", "saturation", "exposure"), [(0.07, 0.6, 0.8), (-0.1, 1.5, 1.5), (0.0, 1.0, 1.0), (0.5, 0.0, 1.0), (-0.97, 40.0, 0.0)]
+)
+def test_hue_saturation_and_value_are_colorsys_s(turn: float, saturation: float, exposure: float) -> None:
+    """Random colours, and all of 0, 128 and 255: black, white, grey, and channels that are equal at the top or at the bottom."""
+    drawn = torch.randint(0, 256, (50, 3), generator=torch.Generator().manual_seed(0)).float()
+    pixels = torch.cat([drawn, torch.cartesian_prod(*[torch.tensor([0.0, 128.0, 255.0])] * 3)])
+    given = (torch.full((len(pixels), 1, 1), value) for value in (turn, saturation, exposure))
+    found = in_hsv(pixels[:, :, None, None], *given)[:, :, 0, 0]
+    for before, after in zip(pixels.tolist(), found.tolist(), strict=True):
         hue, colour, value = colorsys.rgb_to_hsv(*(each / 255 for each in before))
-        expected = colorsys.hsv_to_rgb((hue + 0.07) % 1, min(colour * 0.6, 1), min(value * 0.8, 1))
-        assert after == pytest.approx([each * 255 for each in expected], abs=1e-2)
+        expected = colorsys.hsv_to_rgb((hue + turn) % 1, min(colour * saturation, 1), min(value * exposure, 1))
+        assert after == pytest.approx([each * 255 for each in expected], abs=1e-3)
+
+
+def test_augmentation_reads_nothing_back_from_its_device() -> None:
+    """Which would wait for a GPU. Of the device "meta" nothing can be read: it raises."""
+    augment = Augment(
+        flip=0.5, scale=(0.7, 1.1), rotation=30, jitter=0.1, hue=0.1, saturation=1.5, exposure=1.5, brightness=0.3, contrast=0.3,
+        erasing=0.5,
+    )  # fmt: skip
+    for images in (faces(2), faces(2, colour=True)):
+        assert augmented(images.to("meta"), draw(2, torch.Generator()), augment, RAW).shape == (2, 3, 48, 48)
 
 
 def test_brightness_and_contrast_are_torchvision_s() -> None:
