@@ -18,6 +18,7 @@ from converter import __version__
 from converter.errors import ConversionError, counted, printable, shown
 from converter.extras import missing, require
 from converter.files import SUFFIXES, head
+from converter.startup import importing_torch
 from converter.terminal import Bar, Parser, notes, say
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from converter.build.matching import Plan
     from converter.files import Hasher
     from converter.read.caffemodel import Weights
+    from converter.read.upgrade import NetSpec
     from converter.verify import Verification
     from converter.write.forms import Written
     from converter.write.rounding import Rounding
@@ -251,6 +253,7 @@ def _verify(
     options: argparse.Namespace, prototxt: Path | None, weights: Path, shapes: dict[str, tuple[int, ...]]
 ) -> tuple[Verification, str]:
     """What was compared, and what to say where the two differ, "" where they do not."""
+    _read(options, prototxt, weights)
     from converter.verify.files import verify_files
     from converter.verify.text import as_json, lines, verdict
 
@@ -279,11 +282,10 @@ def _report(
     verification: Verification | None,
     written: Sequence[str] = (),
 ) -> None:
-    from converter.read.weights import open_weights
+    spec, found = _read(options, prototxt, weights)
+    graph, plan = _prepared(options, spec, found, shapes)
     from converter.report.page import Verified, write_report
 
-    found = None if weights is None else open_weights(weights)
-    graph, plan = _prepared(options, prototxt, found, shapes)
     verified = Verified([*written])
     if verification is not None:
         verified = Verified(
@@ -294,21 +296,34 @@ def _report(
         say(f"{options.report}: a report of {counted(len(graph.steps), 'layer')}; open it in a browser")
 
 
+def _read(
+    options: argparse.Namespace, prototxt: Path | NetSpec | None, weights: Path | Weights | None
+) -> tuple[NetSpec | None, Weights | None]:
+    """What the files hold. It takes no torch: what is wrong with them is said at once."""
+    from converter.read.prototxt import read_prototxt
+    from converter.read.weights import open_weights
+
+    found = open_weights(weights) if isinstance(weights, Path) else weights
+    return read_prototxt(prototxt, options.phase) if isinstance(prototxt, Path) else prototxt, found
+
+
 def _prepared(
     options: argparse.Namespace,
-    prototxt: Path | None,
+    prototxt: Path | NetSpec | None,
     weights: Path | Weights | None,
     shapes: dict[str, tuple[int, ...]],
     unchanged: bool = False,
 ) -> tuple[Graph, Plan | None]:
     """The net as the options want it; `unchanged`: with the layers and inputs of the files."""
-    from converter.build.preprocessing import Stated
-    from converter.conversion import prepare
+    spec, found = _read(options, prototxt, weights)
+    with importing_torch():
+        from converter.build.preprocessing import Stated
+        from converter.conversion import prepare
 
     stated = Stated(**options.stated, channels=options.channels)
     return prepare(
-        prototxt,
-        weights,
+        spec,
+        found,
         phase=options.phase,
         stages=options.stage,
         level=options.level,
@@ -329,7 +344,6 @@ def _notes(notes: list[str], options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path | None, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """Returns what was written and how it was proven, for the report."""
     from converter.files import Hasher
-    from converter.read.weights import open_weights
 
     output: Path = options.output
     _check_output(output, [p for p in (prototxt, weights) if p is not None])
@@ -338,12 +352,12 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
             f"{output}: no weights were given: it would hold random numbers. Give the .caffemodel, too; or --random-weights, to write what"
             " the prototxt's fillers draw; or -o net.py, for the structure alone."
         )
-    found = None if weights is None else open_weights(weights)
+    spec, found = _read(options, prototxt, weights)
     # The hashes are made on threads of their own, while this one imports torch.
     sources = [path for path in (prototxt, weights) if path is not None and path.is_file()]
     alike = len({path.name for path in sources}) < len(sources)
     hashers = {str(path) if alike else path.name: Hasher(path) for path in sources}
-    graph, rounding, written = _written(options, prototxt, found, shapes, hashers)
+    graph, rounding, written = _written(options, spec, found, shapes, hashers)
     from converter.write.output import prototxt_beside
 
     _notes([*graph.notes, *written.notes], options)
@@ -370,7 +384,7 @@ def _convert(options: argparse.Namespace, prototxt: Path | None, weights: Path |
 
 def _written(
     options: argparse.Namespace,
-    prototxt: Path | None,
+    spec: NetSpec | None,
     weights: Weights | None,
     shapes: dict[str, tuple[int, ...]],
     hashers: Mapping[str, Hasher],
@@ -383,12 +397,13 @@ def _written(
         reader = None
         if not options.no_check and output.suffix in STATE_DICTS:
             reader = stack.enter_context(reader_of(output.suffix, [] if weights is None else [weights.source]))
-        import torch
+        with importing_torch():
+            import torch
 
-        from converter.write.output import check_beside, write
-        from converter.write.rounding import Rounding
+            from converter.write.output import check_beside, write
+            from converter.write.rounding import Rounding
 
-        graph, plan = _prepared(options, prototxt, weights, shapes)
+        graph, plan = _prepared(options, spec, weights, shapes)
         check_beside(output, graph)
         rounding = Rounding(torch.float16 if options.half else torch.bfloat16) if options.half or options.bf16 else None
         size = sum(p.numel() * 4 for module in graph.modules.values() for p in module.parameters())

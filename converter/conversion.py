@@ -117,7 +117,7 @@ def fold_batchnorm(net: CaffeNet) -> CaffeNet:
 
 
 def prepare(
-    prototxt: PathLike | None,
+    prototxt: PathLike | NetSpec | None,
     weights: PathLike | Weights | None,
     *,
     phase: str = "TEST",
@@ -134,13 +134,13 @@ def prepare(
     shapes = checked_shapes(input_shapes)
     stages, ignore = ((each,) if isinstance(each, str) else each for each in (stages, ignore))
     found = open_weights(weights) if isinstance(weights, (str, os.PathLike)) else weights
-    if prototxt is not None and found is None and _is_weights(Path(prototxt)):
+    if isinstance(prototxt, (str, os.PathLike)) and found is None and _is_weights(Path(prototxt)):
         found = open_weights(prototxt)
         prototxt = None
     if prototxt is None:
         spec = _embedded(found)
     else:
-        spec = read_prototxt(prototxt, phase)
+        spec = prototxt if isinstance(prototxt, NetSpec) else read_prototxt(prototxt, phase)
     fresh = dict(num_output or {})
     change_outputs(spec, fresh)
     try:

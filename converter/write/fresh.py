@@ -16,9 +16,12 @@ from types import TracebackType
 from converter.errors import ConversionError
 
 _START = """
-import json, sys
+import gc, json, sys
 sys.path[:] = [place for place in json.loads(sys.argv[1]) if place]
+gc.disable()  # of what libraries make as they are imported none is garbage
 {imports}
+gc.freeze()
+gc.enable()
 line = sys.stdin.readline()
 if not line.endswith("\\n"):
     sys.exit("its writer ended")

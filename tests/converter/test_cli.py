@@ -118,6 +118,26 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["net.prototxt"],
+        ["net.prototxt", WEIGHTS, "-o", "x.onnx"],
+        [PROTOTXT, "net.caffemodel", "-o", "x.pth"],
+        ["net.prototxt", WEIGHTS, "--verify"],
+        ["net.prototxt", "--report", "x.html"],
+        ["wrong.prototxt"],
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_without_torch(given: list[str], tmp_path: Path) -> None:
+    (tmp_path / "wrong.prototxt").write_text("layer { name: 3 }")
+    code = (
+        "import sys\nfrom converter.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit as end: print(end, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=tmp_path).stdout
+    assert said.endswith("False\n") and said.startswith(f"convert-caffe: {'wrong' if given[0] == 'wrong.prototxt' else 'net'}."), said
+
+
 def test_a_mean_image_is_listed_and_converted(tmp_path: Path) -> None:
     mean = numpy.arange(12, dtype="f4").reshape(1, 3, 2, 2)
     path, out = tmp_path / "mean.binaryproto", tmp_path / "mean.safetensors"
@@ -252,3 +272,12 @@ def test_a_misspelt_field_a_curly_quote_and_a_wrong_shape_say_what_was_meant(tmp
         assert said.returncode == 1 and words in said.stderr
     wrong = run(PROTOTXT, WEIGHTS, "--input-shape", "data=1,17,9,9")
     assert wrong.returncode == 1 and "the input shape that was given is wrong: data=1,17,9,9" in wrong.stderr
+
+
+def test_a_command_s_start_leaves_the_collector_as_it_was() -> None:
+    code = (
+        "import gc; from converter.startup import importing_torch\nwith importing_torch():\n    assert not gc.isenabled(); import torch\n"
+    )
+    code += "frozen = gc.get_freeze_count(); assert gc.isenabled() and frozen\n"
+    code += "with importing_torch():\n    assert gc.isenabled()\nassert gc.get_freeze_count() <= frozen"
+    subprocess.run([sys.executable, "-c", code], check=True)
