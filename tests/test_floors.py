@@ -25,6 +25,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "extras": set(),
         "startup": set(),
         "terminal": {"errors"},
+        "arguments": {"terminal"},
         "preprocess": set(),
         "winograd": {"errors"},
         "references": {"errors"},
@@ -60,6 +61,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "report": {"build", "errors", "files", "program", "read", "table", "verify"},
         "export": {"conversion", "errors", "files", "net", "read", "references", "verify", "write"},
         "cli": {
+            "arguments",
             "build",
             "conversion",
             "errors",
