@@ -170,7 +170,7 @@ def section(record: Mapping[str, Any]) -> str:
         *part("Several seeds", "Mean ± standard deviation over the runs.", ["configuration", "runs", *COLUMNS], spreads),
         *part(
             "Ensembles",
-            "The mean of the probabilities; the members were fixed before any was run.",
+            "The mean of the probabilities; no member was picked by what it reaches on private.",
             ["ensemble", "runs", *COLUMNS],
             [[name, str(len(ENSEMBLES[name])), *figures(row)] for name, row in ensembles.items()],
         ),

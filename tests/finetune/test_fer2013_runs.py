@@ -168,7 +168,7 @@ def test_the_cells_are_the_runs_own_figures(tmp_path: Path) -> None:
     share = 100 * (mean.argmax(1) == drawn[0]["private/labels"].numpy()).mean()
     assert cells(text, "### Ensembles", "3 × ResNet-18")[2].startswith(f"{share:.2f} ± ")
     with pytest.raises(StopIteration):
-        cells(text, "### Ensembles", "3 × MobileFaceNet")
+        cells(text, "### Ensembles", "5 × VGG (decay, three seeds, wide), 2 × MobileFaceNet")
     assert "/some/where" not in text + record.read_text()
     assert "`python -m finetune.fer2013 --recipe scratch --seed 1 --data fer2013.csv --out runs/scratch-1`" in text
 

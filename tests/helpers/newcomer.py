@@ -154,6 +154,7 @@ def without_training(patch: pytest.MonkeyPatch) -> None:
 
     class Alone:
         main_process_first = staticmethod(contextlib.nullcontext)
+        device = torch.device("cpu")
 
     def data(path: Path, *_: Any) -> Path:
         if not path.exists():
