@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -268,7 +269,7 @@ class FaceClipNet(ClipNet):
         parts = self.norm(real.of(features)).split(self.widths, 1)
         branches = zip(parts, self.projections, self.rnns, strict=True)
         outputs = [self.dropout(rnn(real.to_clips(projection(part)))) for part, projection, rnn in branches]
-        result: Tensor = self.classifier(self.over_time(torch.stack(outputs).sum(0), real.mask))
+        result: Tensor = self.classifier(self.over_time(reduce(torch.add, outputs), real.mask))
         return result
 
 
