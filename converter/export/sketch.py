@@ -46,15 +46,22 @@ class SketchedLayer:
     shapes: list[tuple[int, ...]]  # of the tops
     parameters: dict[str, Mapping[str, object]]
     weights: list[Any] = field(default_factory=list)  # float32 arrays, in Caffe's order
+    shared: list[str] = field(default_factory=list)  # a name for each of them: layers with the same names hold the same values
 
 
 class Sketch:
-    """The layers so far. `at` names the module whose operation is being written: layers are called after it."""
+    """The layers so far. `at` names the module whose operation is being written: layers are called after it.
+
+    `read`: which results of that operation somebody reads. `kept` is what operators keep from one call to the next.
+    """
 
     def __init__(self, dialect: Dialect, inputs: Sequence[Blob]):
         self.dialect, self.inputs = dialect, list(inputs)
         self.layers: list[SketchedLayer] = []
         self.at = ""
+        self.read: set[object] = set()
+        self.kept: dict[object, Any] = {}
+        self._shared: Counter[str] = Counter()
         self._taken: Counter[str] = Counter(blob.name for blob in inputs)
 
     def has(self, what: str) -> bool:
@@ -79,22 +86,40 @@ class Sketch:
         bottoms: Sequence[Blob],
         shapes: Sequence[Sequence[int]],
         weights: Iterable[Tensor] = (),
+        shared: Sequence[str] = (),
         **parameters: Mapping[str, object],
     ) -> list[Blob]:
-        """Add a layer; one top for each shape. `parameters` are fields of LayerParameter: pooling_param={"pool": "MAX"}."""
+        """Add a layer; one top for each shape. `parameters` are fields of LayerParameter: pooling_param={"pool": "MAX"}.
+
+        `shared`: of its weights, names of param_name().
+        """
         name = self.name(type_.lower())
         tops = [name if len(shapes) == 1 else self.name(f"{name}_{i + 1}") for i in range(len(shapes))]
         arrays = [np.asarray(weight.detach().float().cpu().numpy(), order="C") for weight in weights]
         self.layers.append(
-            SketchedLayer(type_, name, [blob.name for blob in bottoms], tops, [tuple(each) for each in shapes], parameters, arrays)
+            SketchedLayer(
+                type_, name, [blob.name for blob in bottoms], tops, [tuple(each) for each in shapes], parameters, arrays, list(shared)
+            )
         )
         return [Blob(top, tuple(shape)) for top, shape in zip(tops, shapes, strict=True)]
 
     def one(
-        self, type_: str, bottoms: Sequence[Blob], shape: Sequence[int], weights: Iterable[Tensor] = (), **parameters: Mapping[str, object]
+        self,
+        type_: str,
+        bottoms: Sequence[Blob],
+        shape: Sequence[int],
+        weights: Iterable[Tensor] = (),
+        shared: Sequence[str] = (),
+        **parameters: Mapping[str, object],
     ) -> Blob:
         """A layer with one top."""
-        return self.layer(type_, bottoms, [shape], weights, **parameters)[0]
+        return self.layer(type_, bottoms, [shape], weights, shared, **parameters)[0]
+
+    def param_name(self, suffix: str) -> str:
+        """A free name for weights that layers share."""
+        plain = f"{re.sub(r'[^0-9A-Za-z_/-]+', '_', self.at)}_{suffix}".lstrip("_")
+        self._shared[plain] += 1
+        return plain if self._shared[plain] == 1 else f"{plain}_{self._shared[plain]}"
 
     def finish(self, outputs: Sequence[Blob]) -> list[Blob]:
         """The outputs as blobs that nobody reads, which is what makes them outputs in Caffe; every other top is read by someone."""
@@ -142,6 +167,7 @@ class Sketch:
         for blob in self.inputs:
             layer = net.layer.add(name=blob.name, type="Input", top=[blob.name])
             layer.input_param.shape.add(dim=blob.shape)
+        uses = Counter(name for layer in self.layers for name in layer.shared)
         others = frozenset().union(*DIALECTS.values()) - DIALECTS[self.dialect]
         for sketched in self.layers:
             used = {sketched.type, *(f"{sketched.type}.{key}" for value in sketched.parameters.values() for key in value)}
@@ -150,6 +176,8 @@ class Sketch:
             layer = net.layer.add(name=sketched.name, type=sketched.type, bottom=sketched.bottoms, top=sketched.tops)
             for field_name, values in sketched.parameters.items():
                 _fill(getattr(layer, field_name), values)
+            for shared in sketched.shared if any(uses[name] > 1 for name in sketched.shared) else ():
+                layer.param.add(name=shared)
             if fixed and sketched.type == "Reshape":
                 layer.reshape_param.shape.dim[:] = sketched.shapes[0]
         return text_of(net.SerializePartialToString())

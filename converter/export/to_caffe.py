@@ -21,6 +21,7 @@ from converter.export.rearranged import Rearranged, written
 from converter.export.sketch import Blob, Dialect, NoCaffeForm, Sketch
 from converter.verify import Comparison
 from converter.write.encode import write_caffemodel
+from converter.write.readback import LARGEST_MESSAGE
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -77,8 +78,17 @@ def to_caffe(
     twin = float_copy(module, title)
     tensors = tuple(float_values(each) for each in ([example] if isinstance(example, Tensor) else example))
     net, outputs = _sketched(_exported(twin, tensors, title), dialect, title)
+    _check_size(net, title)
     pair = Pair(lambda fixed: net.prototxt(title, fixed=fixed), lambda path: write_caffemodel(path, net.weights(), name=title), outputs)
     return write_pair(pair, twin, tensors, prototxt, caffemodel, title=title, half=half)
+
+
+def _check_size(net: Sketch, title: str) -> None:
+    size = sum(array.nbytes for layer in net.layers for array in layer.weights)
+    if size > LARGEST_MESSAGE:
+        repeats = any(layer.shared for layer in net.layers)
+        hint = "; a caffemodel repeats the weights of each step of time, so fewer steps would help" if repeats else ""
+        raise UnsupportedError(f"{title}: its weights take {size:,} bytes, and no Caffe reads a caffemodel above 2 GiB{hint}.")
 
 
 def _exported(module: nn.Module, example: tuple[Tensor, ...], title: str) -> ExportedProgram:
@@ -187,8 +197,11 @@ def _result(net: Sketch, node: torch.fx.Node, values: Mapping[str, Any]) -> Any:
         call: Any = node.target
         with torch.no_grad():
             return call(*arguments, **{key: value for key, value in named.items() if key != "device"})
+    net.read = {user.args[1] for user in node.users if user.target is operator.getitem and user.users}
     given = dict(zip((each.name for each in schema.arguments), arguments, strict=False)) | named
     name = _name(node)
+    if "batch_sizes" in given:
+        raise NoCaffeForm("it reads a packed sequence; Caffe's nets take padded ones, all of the example's length")
     if name in REARRANGING:
         source = given.pop("self")
         if _varies(list(given.values())):
@@ -242,8 +255,6 @@ def _stand_in(node: torch.fx.Node) -> Any:
 def _advice(name: str) -> str:
     near = {
         "gelu": "; ReLU, ELU or SiLU have one",
-        "gru": "; LSTM has one",
-        "rnn_tanh": "; LSTM has one",
         "scaled_dot_product_attention": ": Caffe multiplies no two blobs as matrices",
         "bmm": ": Caffe multiplies no two blobs as matrices",
         "indices": "; where the largest values lie, Caffe's Pooling tells in a form that no other layer of it reads",
