@@ -138,8 +138,11 @@ def _as_caffe(model: nn.Module) -> tuple[CaffeNet, str]:
 
 _SEVERAL_NETS = {
     "MTCNN": "MTCNN is three nets and a cascade, which Caffe leaves to its caller: the authors' three files are its Caffe form.",
-    "VGGFaceRNN": "VGGFaceRNN reads clips of different lengths, which no single Caffe net does.",
-    "FaceResNetRNN": "FaceResNetRNN reads clips of different lengths, which no single Caffe net does.",
+    **{
+        name: f"{name} reads clips of different lengths, which no single Caffe net does; for clips of one length, such as 16 frames:"
+        f' converter.to_caffe(model, torch.zeros(1, 16, 3, {size}), "net.prototxt", "net.caffemodel").'
+        for name, size in (("VGGFaceRNN", "224, 224"), ("FaceResNetRNN", "112, 96"), ("FaceClipNet", "height, width"))
+    },
 }
 
 

@@ -150,8 +150,11 @@ def test_a_trained_caffe_net_goes_back_with_its_classes(tmp_path: Path) -> None:
         (lambda: MobileFaceExpression(7, ("dconv_34",)), "the default taps .res_4_block5, res_5_block1, bn6f. only"),
         (lambda: SmallVGG(widths=(8, 8, 8)), r"this SmallVGG has no bn4_1, .*conv4_2; small_vgg\.prototxt .* widths may differ"),
         (lambda: SmallVGG(widths=(8, 8, 8, 8, 8)), r"unexpected: \"SmallVGG's conv5_1\.weight\""),
-        (lambda: architectures.FaceClipNet(3, "SmallResNet", {"width": 8}), "FaceClipNet has no Caffe form: .*VGGFace, .*FaceResNet"),
-        (lambda: architectures.FaceResNetRNN(), "clips of different lengths"),
+        (
+            lambda: architectures.FaceClipNet(3, "SmallResNet", {"width": 8}),
+            "FaceClipNet reads clips of different lengths.*VGGFace, .*FaceResNet",
+        ),
+        (lambda: architectures.FaceResNetRNN(), r"clips of different lengths.*torch.zeros\(1, 16, 3, 112, 96\)"),
         (lambda: architectures.MTCNN(), "three nets and a cascade"),
         (lambda: nn.Linear(2, 2), "Linear has no Caffe form"),
     ],
