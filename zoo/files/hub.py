@@ -10,6 +10,7 @@ hashes. Only the files that config.json names are fetched, under fixed names; th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -96,11 +97,19 @@ def _complete(repository: Repository, commit: str) -> Path:
         _bring(repository, commit, CONFIG, known)
     facts = _read(folder / CONFIG)
     if facts.get("library_name") != LIBRARY:
+        shutil.rmtree(folder, ignore_errors=True)  # perhaps a proxy's page, or a bad day of the service's: it is asked again
         raise FetchError(f"{PREFIX}{repository.id} at {commit}: {_NOT_OURS}")
     for file in _named(facts):
         if not _there(folder, file, known):
-            _bring(repository, commit, file, known)
+            _bring(repository, commit, file, known, _stated(facts, file))
     return folder
+
+
+def _stated(facts: dict[str, Any], file: str) -> str | None:
+    """The sha256 that config.json says of a file."""
+    hashes = facts.get("files")
+    stated = facts.get("sha256") if file == facts.get("weights") else hashes.get(file) if isinstance(hashes, dict) else None
+    return stated.lower() if isinstance(stated, str) and len(stated) == 64 else None
 
 
 def _named(facts: dict[str, Any]) -> list[str]:
@@ -121,24 +130,31 @@ def _there(folder: Path, file: str, known: dict[str, Any]) -> bool:
     return True
 
 
-def _bring(repository: Repository, commit: str, file: str, known: dict[str, Any]) -> None:
-    """Fetch one file and pin it; one that was pinned before has to be the same."""
+def _bring(repository: Repository, commit: str, file: str, known: dict[str, Any], stated: str | None = None) -> None:
+    """Fetch one file and pin it; one that was pinned before has to be the same, another the one that config.json states."""
     _offline(f"{PREFIX}{repository.id}")
     folder, incoming = repository.place / commit, repository.place / "incoming"
-    arrived = _download(repository, commit, file, incoming)
-    size, sha256 = arrived.stat().st_size, digests(arrived, ())["sha256"]
-    pin = known.get(file)
-    if isinstance(pin, dict) and (size, sha256) != (pin.get("size"), pin.get("sha256")):
-        arrived.unlink()
-        raise ProofError(
-            f"{file} of {PREFIX}{repository.id} at {commit} is not the file that was pinned on first use: its sha256 is {sha256},"
-            f" and was {pin.get('sha256')}. A commit's files do not change: do not trust this server"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    known[file] = {"size": size, "sha256": sha256}
-    write_json(folder / "pin.json", known)  # first: no file stands here without its hash
-    arrived.replace(folder / file)
-    shutil.rmtree(incoming, ignore_errors=True)
+    shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed: the client begins anew in any case
+    try:
+        arrived = _download(repository, commit, file, incoming)
+        size, sha256 = arrived.stat().st_size, digests(arrived, ())["sha256"]
+        pin = known.get(file)
+        if isinstance(pin, dict) and (size, sha256) != (pin.get("size"), pin.get("sha256")):
+            raise ProofError(
+                f"{file} of {PREFIX}{repository.id} at {commit} is not the file that was pinned on first use: its sha256 is {sha256},"
+                f" and was {pin.get('sha256')}. A commit's files do not change: do not trust this server"
+            )
+        if stated is not None and sha256 != stated:
+            raise ProofError(
+                f"{file} of {PREFIX}{repository.id} at {commit}: its sha256 is {sha256}, but config.json says {stated}: it came damaged,"
+                " or its owner changed one of the two. Load it again; if that does not help, tell its owner, or take another revision"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        known[file] = {"size": size, "sha256": sha256}
+        write_json(folder / "pin.json", known)  # first: no file stands here without its hash
+        arrived.replace(folder / file)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
 
 
 def _commit(repository: Repository, revision: str) -> str:
@@ -167,6 +183,7 @@ def _download(repository: Repository, commit: str, file: str, incoming: Path) ->
     import huggingface_hub as hub
 
     stated, size = _head(repository, commit, file)
+    most = LARGEST[file] if size is None else size
     if stated != commit:
         raise ProofError(f"{PREFIX}{repository.id}: asked for commit {commit}, the service answers with {stated}")
     if size is not None and size > LARGEST[file]:
@@ -181,8 +198,14 @@ def _download(repository: Repository, commit: str, file: str, incoming: Path) ->
                 endpoint=_endpoint(),
                 library_name="caffezoo",
                 token=hub.get_token(),
+                tqdm_class=_limited(most),
             )
         )
+    except _TooLarge:
+        raise FetchError(
+            f"{PREFIX}{repository.id}: the server sent more of {file} than the {most:,} bytes that it may have; do not trust it"
+            " (is HF_ENDPOINT right?)"
+        ) from None
     except Exception as error:
         raise _explained(error, repository, commit, file) from error
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST[file]:
@@ -190,11 +213,31 @@ def _download(repository: Repository, commit: str, file: str, incoming: Path) ->
     return path
 
 
+class _TooLarge(Exception):
+    """More came than was announced."""
+
+
+def _limited(most: int) -> type[Any]:
+    """A progress bar of huggingface_hub's kind, which sees each piece before it is written, and lets no more than this through."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Limited(tqdm):
+        arrived = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.arrived += int(n or 0)
+            if self.arrived > most:
+                raise _TooLarge
+            return super().update(n)
+
+    return Limited
+
+
 def _explained(error: Exception, repository: Repository, revision: str, file: str) -> Exception:
     """What to say of a client's error, and what to do."""
     from huggingface_hub import errors
 
-    name, said = f"{PREFIX}{repository.id}", printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+    name, said = f"{PREFIX}{repository.id}", printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
     if isinstance(error, errors.GatedRepoError):
         return FetchError(f"{name} asks its users to agree to its terms first, on its page; then log in: hf auth login")
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -204,7 +247,16 @@ def _explained(error: Exception, repository: Repository, revision: str, file: st
     if isinstance(error, errors.EntryNotFoundError):
         kind = _NOT_OURS if file == CONFIG else "the repository is not complete"
         return FetchError(f"{name} at {revision} has no {file}: {kind}")
-    return FetchError(f"{name}: {file} could not be fetched: {said}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+        return error  # of the disk: writing() says what to do
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        advice = "log in with an account that may read it (hf auth login), or set HF_TOKEN"
+    elif status is not None and status < 500 and status not in (408, 429):
+        advice = "check the name, and HF_ENDPOINT where it is set"
+    else:
+        advice = "check the connection, and HF_ENDPOINT where it is set; else try again later"
+    return FetchError(f"{name}: {file} could not be fetched: {said.rstrip('.')}. To go on: {advice}")
 
 
 def _endpoint() -> str | None:

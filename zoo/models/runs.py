@@ -328,7 +328,7 @@ def _caffe(
 
 def _inside(folder: Path, name: object, what: str) -> Path:
     """A file of the run folder itself, by a plain name."""
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or Path(name).name != name:
+    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\") or Path(name).name != name:
         raise LoadError(f"{card_file(folder)}: {what} is {_short(name)}; it must be the name of a file in the folder")
     path = folder / name
     try:
@@ -383,9 +383,14 @@ def _mean_image(facts: Mapping[str, object], folder: Path, name: str) -> Tensor:
 
     path = _proven(facts, _inside(folder, name, "preprocess.mean"))
     try:
-        return load_file(path)["mean"]
+        mean = load_file(path)["mean"]
     except (OSError, SafetensorError, KeyError) as error:
         raise LoadError(f"{path}: not a mean image ({error})") from error
+    if mean.dim() != 3 or len(mean) not in (1, 3) or not mean.is_floating_point() or not bool(mean.isfinite().all()):
+        raise LoadError(
+            f"{path}: not a mean image ({mean.dtype} of shape {_short(tuple(mean.shape))}, not finite floats of (channels, height, width))"
+        )
+    return mean.float()
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from architectures.contract import Classifier
+from converter.errors import shown
 from zoo.errors import LoadError, counted
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
             yield f"wrong type: {key} is {state[key].dtype}, the net has {like.dtype}"
     for key, value in state.items():
         if key not in expected:
-            yield f"unexpected: {key!r} {tuple(value.shape)}"
+            yield f"unexpected: {shown(key)} {shown(tuple(value.shape))}"
 
 
 def _tie(model: nn.Module, first: str, key: str, what: str) -> None:

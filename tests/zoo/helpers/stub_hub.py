@@ -33,6 +33,10 @@ class Hub(ThreadingHTTPServer):
         self.log: list[str] = []
         self.claims: dict[str, str] = {}  # a revision asked for -> the commit that a lying server answers with
         self.sizes: dict[str, int] = {}  # a file -> the size that it states
+        self.status: dict[str, int] = {}  # a file -> what every question for it is answered with
+        self.bodies: dict[str, bytes] = {}  # a file -> what comes in place of its bytes
+        self.endless: set[str] = set()  # files whose bytes never end
+        self.sent = 0
 
     @property
     def url(self) -> str:
@@ -58,6 +62,11 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return self._refused("RepoNotFound")
         revision, file = "/".join(parts[3:-1]), parts[-1]
+        if file in self.server.status:
+            self.send_response(self.server.status[file])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         name = repo.branches.get(revision, revision)
         if name not in repo.commits:
             return self._refused("RevisionNotFound")
@@ -69,11 +78,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", self.server.claims.get(revision, name))
         if file in self.server.sizes:
             self.send_header("X-Linked-Size", str(self.server.sizes[file]))
+        if body and file in self.server.endless:
+            return self._never_end()
+        content = self.server.bodies.get(file, content)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
             self.wfile.write(content)
         return None
+
+    def _never_end(self) -> None:
+        self.send_header("Connection", "close")
+        self.end_headers()
+        try:
+            while self.server.sent < 1 << 30:  # a client that does not stop fails its test, and not the disk
+                self.wfile.write(bytes(1 << 20))
+                self.server.sent += 1 << 20
+        except OSError:
+            return
 
     def _refused(self, code: str) -> None:
         self.send_response(404)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save as serialized
 from stub_hub import Hub, Repo, commit
 
 import architectures
@@ -263,6 +264,11 @@ def test_a_server_that_answers_with_another_commit_is_refused(hub: Hub, folder: 
         zoo.load("hf:ann/fer")
 
 
+def with_mean(files: dict[str, bytes], mean: torch.Tensor) -> dict[str, bytes]:
+    spec = json.loads(files["config.json"])["preprocess"]
+    return changed(files, preprocess=spec | {"mean": "mean.safetensors"}) | {"mean.safetensors": serialized({"mean": mean})}
+
+
 STRANGE: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
     "another library's": (lambda files: changed(files, library_name="other"), "no model that caffe-zoo export --hub wrote"),
     "of a later format": (lambda files: changed(files, format=2), "format is 2"),
@@ -272,6 +278,10 @@ STRANGE: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] =
     "weights of another hash": (lambda files: changed(files, sha256="0" * 64), "its sha256 is"),
     "another class": (lambda files: changed(files, architecture="os.system"), "has no architecture"),
     "odd arguments": (lambda files: changed(files, arguments={"widths": [1 << 40]}), "SmallVGG"),
+    "weights with controls in their name": (lambda files: changed(files, weights="\x1b[2J"), "must be the name of a file in the folder"),
+    "a mean image of numbers": (lambda files: with_mean(files, torch.zeros(1, 44, 44, dtype=torch.int64)), "not a mean image"),
+    "a mean image of two axes": (lambda files: with_mean(files, torch.zeros(44, 44)), "not a mean image"),
+    "a mean image of NaN": (lambda files: with_mean(files, torch.full((1, 44, 44), torch.nan)), "not a mean image"),
     "no terms": (lambda files: changed(files, terms=["mit"]), "terms is"),
     "a list": (lambda files: files | {"config.json": b"[]"}, "no model that caffe-zoo"),
     "a deep one": (lambda files: files | {"config.json": b"[" * 100_000}, "no model that caffe-zoo"),
@@ -302,6 +312,43 @@ def test_files_that_are_too_large_are_not_fetched(hub: Hub, folder: Path, tmp_pa
     (large / "config.json").write_bytes(b" " * (MOST_BYTES + 1))
     with pytest.raises(LoadError, match="has at most"):
         zoo.load(large)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_body_without_an_end_is_left(file: str, hub: Hub, home: Path, folder: Path) -> None:
+    hub.repos["ann/fer"] = Repo()
+    hub.repos["ann/fer"].push(contents(folder))
+    hub.endless.add(file)
+    with pytest.raises(FetchError, match=f"sent more of {file} than"):
+        zoo.load("hf:ann/fer")
+    assert hub.sent < 256 << 20
+    assert not [path for path in (home / "hub").rglob("*") if path.name == "incoming" or "incomplete" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "hf auth login"), (403, "hf auth login"), (404, "check the name"), (429, "later"), (500, "later")]
+)
+def test_what_a_server_refuses_with_leads_on(status: int, words: str, hub: Hub, home: Path, folder: Path) -> None:
+    hub.repos["ann/fer"] = Repo()
+    hub.repos["ann/fer"].push(contents(folder))
+    hub.status["model.safetensors"] = status
+    with pytest.raises(FetchError, match=words):
+        zoo.load("hf:ann/fer")
+    hub.status.clear()
+    zoo.load("hf:ann/fer")
+    assert not (home / "hub" / "ann--fer" / "incoming").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_bad_day_of_the_server_is_not_kept(file: str, hub: Hub, folder: Path) -> None:
+    """A proxy's page in place of a file: refused, and asked for again next time."""
+    hub.repos["ann/fer"] = Repo()
+    hub.repos["ann/fer"].push(contents(folder))
+    hub.bodies[file] = b"<html>"
+    with pytest.raises(ZooError, match=r"no model that|its sha256 is"):
+        zoo.load("hf:ann/fer")
+    hub.bodies.clear()
+    zoo.load("hf:ann/fer")
 
 
 def test_links_lead_nowhere_outside(folder: Path, home: Path, hub: Hub, tmp_path: Path) -> None:
