@@ -13,23 +13,33 @@ from converter.terminal import Parser
 
 _EXAMPLES = """\
 examples:
-  convert-caffe deploy.prototxt net.caffemodel -o net.safetensors    convert
-  convert-caffe deploy.prototxt net.caffemodel -o net.onnx           a net for ONNX Runtime; -o net.py and net.pt2: for PyTorch alone
-  convert-caffe net.caffemodel -o net.pth                            convert with the net that the file itself holds
-  convert-caffe deploy.prototxt old.caffemodel -o new.caffemodel     write Caffe's weights again, in its newest form
-  convert-caffe deploy.prototxt                                      show layers, shapes, parameters, multiply-adds
-  convert-caffe net.caffemodel                                       list layers and blobs
-  convert-caffe deploy.prototxt net.caffemodel --verify              compare with OpenCV (or Caffe, where it is installed)
-  convert-caffe deploy.prototxt net.caffemodel -o net.onnx --fold-batchnorm --input rgb01 --mean 104,117,123
-  convert-caffe deploy.prototxt net.caffemodel --report net.html     write a page of it: drawing, layers, weights
-  convert-caffe mean.binaryproto -o mean.safetensors                 convert a mean image
+  convert to a state dict:
+    convert-caffe deploy.prototxt net.caffemodel -o net.safetensors
+  a net for ONNX Runtime; -o net.py and -o net.pt2 are nets for PyTorch alone:
+    convert-caffe deploy.prototxt net.caffemodel -o net.onnx
+  the same with BatchNorm folded into convolutions, taking RGB in 0..1:
+    convert-caffe deploy.prototxt net.caffemodel -o net.onnx \\
+      --fold-batchnorm --input rgb01 --mean 104,117,123
+  convert with the net that the weight file itself holds:
+    convert-caffe net.caffemodel -o net.pth
+  write Caffe's weights again, in its newest form:
+    convert-caffe deploy.prototxt old.caffemodel -o new.caffemodel
+  show layers, shapes, parameters, multiply-adds; of a weight file its blobs:
+    convert-caffe deploy.prototxt
+    convert-caffe net.caffemodel
+  compare with OpenCV, or with Caffe where it is installed:
+    convert-caffe deploy.prototxt net.caffemodel --verify
+  write a page about the net: drawing, layers, weights:
+    convert-caffe deploy.prototxt net.caffemodel --report net.html
+  convert a mean image:
+    convert-caffe mean.binaryproto -o mean.safetensors
 """
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="convert-caffe",
-        description="Convert Caffe nets to PyTorch, exactly: what cannot be converted exactly is an error.",
+        description="Convert Caffe nets to PyTorch, exactly:\nwhat cannot be converted exactly is an error.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,7 +93,10 @@ def check_precision(options: argparse.Namespace, usage: Callable[[str], NoReturn
     if options.bf16 and suffix == ".caffemodel":
         usage("no Caffe reads bfloat16; --half is NVIDIA Caffe's form")
     if (options.half or options.bf16) and suffix not in (".safetensors", ".pth", ".pt", ".caffemodel"):
-        usage("--half and --bf16 go with -o net.safetensors, net.pth or net.caffemodel")
+        usage(
+            "--half and --bf16 go with -o net.safetensors, net.pth or net.caffemodel; for a net in half precision, load the state dict into"
+            " converter.convert(PROTOTXT).half()"
+        )
 
 
 def numbers_of(name: str, text: str | None, usage: Callable[[str], NoReturn]) -> tuple[float, ...] | None:

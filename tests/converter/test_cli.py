@@ -22,7 +22,7 @@ from golden import FOLDER
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from converter import convert
+from converter import arguments, convert
 from converter.write.encode import blob_head, write_caffemodel
 
 CASE = FOLDER / "Graph-0"
@@ -281,3 +281,8 @@ def test_a_command_s_start_leaves_the_collector_as_it_was() -> None:
     code += "frozen = gc.get_freeze_count(); assert gc.isenabled() and frozen\n"
     code += "with importing_torch():\n    assert gc.isenabled()\nassert gc.get_freeze_count() <= frozen"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_help_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, arguments.parser().format_help().splitlines())) <= 80
