@@ -83,7 +83,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        # torchvision's own word where its operators were built for another torch: "operator torchvision::nms does not exist"
+        raise ImportError(str(error), name="torchvision") from error
 
 
 def __dir__() -> list[str]:

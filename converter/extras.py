@@ -64,6 +64,11 @@ def missing(error: ImportError, extra: str = "") -> str | None:
     if name not in PACKAGES:
         return None
     title, usual = PACKAGES[name]
+    if "torchvision::" in str(error):
+        return (
+            f"torchvision is installed, and was built for another PyTorch ({error}); install the two together, as pytorch.org says for"
+            " your machine: pip install --force-reinstall torch torchvision"
+        )
     how = to_install(extra or usual) if extra or usual else f"pip install {DISTRIBUTIONS.get(name, name)}"
     return f"{title} is needed for this and cannot be imported ({error}): {how}"
 

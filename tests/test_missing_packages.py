@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import architectures
 import zoo
 from converter.extras import DISTRIBUTIONS as NAMES
 from converter.extras import PACKAGES, MissingPackage, missing, require, to_install
@@ -138,3 +139,18 @@ def test_a_module_of_nobody_we_know_is_not_explained_away() -> None:
     assert missing(ImportError("no", name="converter.layers")) is None
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         require("json", "no_such_package")
+
+
+def test_a_torchvision_of_another_torch_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its operators are missing then, and its import ends with torch's RuntimeError."""
+
+    def fails(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    with pytest.raises(ImportError) as caught:
+        _ = architectures.MTCNN
+    said = missing(caught.value)
+    assert said is not None
+    assert "built for another PyTorch (operator torchvision::nms does not exist)" in said
+    assert "pip install --force-reinstall torch torchvision" in said
