@@ -16,7 +16,7 @@ from converter import __version__
 from zoo.cards.record import Card, LocalCard, Terms
 from zoo.errors import printable
 
-UNSTATED = Terms("nobody has said under which terms this model may be used", "its owner has to: write it here before you publish")
+UNSTATED = Terms("not stated", "nobody yet; its owner has to write the terms here before it is published")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
@@ -80,7 +80,8 @@ def _pipeline(card: Card | LocalCard) -> str:
 
 def _data(card: Card | LocalCard) -> str:
     """The data set's name, as far as the card says it."""
-    said = card.training if isinstance(card, Card) else card.recipe or card.title
+    # of a run: "RECIPE finetuned on DATA", the title that finetune gives it
+    said = card.training if isinstance(card, Card) else card.title.rpartition(" finetuned on ")[2]
     return printable(re.split(r"[ ,:(]", said.strip() or "unstated", maxsplit=1)[0])
 
 

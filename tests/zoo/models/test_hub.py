@@ -136,6 +136,21 @@ def test_the_model_card_has_front_matter_terms_scores_and_three_lines_of_use(fol
     assert body.index("## Terms") < body.index("## Use")
 
 
+def test_the_scores_of_a_run_are_on_its_data_not_on_its_recipe(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from huggingface_hub import ModelCard
+
+    model = zoo.load("fer_mini")
+    write_hub(model, tmp_path / "first", check=False)
+    local = zoo.load(tmp_path / "first").card
+    model.card = replace(local, title="small_vgg finetuned on fer2013.csv", recipe="small_vgg", scores={"private": 0.5}, terms=None)
+    write_hub(model, tmp_path / "out", check=False)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert [each.dataset_name for each in ModelCard(text).data.eval_results or []] == ["fer2013.csv, private"]
+    assert "**not stated**" in text
+
+
 def test_class_names_of_strangers_are_text_in_the_card(tmp_path: Path) -> None:
     from dataclasses import replace
 
