@@ -47,14 +47,14 @@ def traced(net: CaffeNet, sizes: Sizes, where: str) -> tuple[ExportedProgram, Si
                 program = _export(module, net, sizes)
             if _holds(program, net, sizes):
                 return _stripped(program), sizes
-            fewer = _fewer(sizes)
-            assert fewer is not None
-            sizes = fewer
+            remaining = fewer(sizes)
+            assert remaining is not None
+            sizes = remaining
         except Exception as problem:  # a layer's own error, or one of many of the exporter's
-            fewer = None if _by_values(problem) else _fewer(sizes)
-            if fewer is None:
+            remaining = None if _by_values(problem) else fewer(sizes)
+            if remaining is None:
                 raise _refusal(net, where, problem) from problem
-            sizes = fewer
+            sizes = remaining
 
 
 def _by_values(problem: BaseException | None) -> bool:
@@ -79,13 +79,15 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _fewer(sizes: Sizes) -> Sizes | None:
+def fewer(sizes: Sizes) -> Sizes | None:
     """Height and width go first, then the batch."""
     names = {name for held in sizes.axes.values() for name in held.values()}
     for gone in ({"height", "width"}, {"batch"}):
         if gone & names:
-            said = " and ".join(sorted(gone))
-            return sizes.without(gone, f"{said}: torch.export ties a layer to the size that it was traced with")
+            key, held = next((key, held) for key, held in sizes.axes.items() if gone & set(held.values()))
+            lengths = "×".join(str(sizes.stated[key][axis]) for axis, name in sorted(held.items()) if name in gone)
+            said = "batch stays" if "batch" in gone else "height and width stay"
+            return sizes.without(gone, f"{said} {lengths}: torch.export ties a layer to the size that it was traced with")
     return None
 
 
