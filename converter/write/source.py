@@ -108,7 +108,7 @@ def source_of(
         "\n".join(
             [*_docstring(program, outputs, facts, preprocess is not None), "", "from __future__ import annotations", "", *imports]
         ).rstrip(),
-        "\n".join(["METADATA = {", *(f"    {key!a}: {_plain_value(value)}," for key, value in facts.items()), "}"]),
+        "\n".join(["METADATA = {", *(f"    {key!a}: {_plain_value(value)}," for key, value in _shown(facts).items()), "}"]),
         *carried.texts,
         "\n".join([*_head(program, outputs, facts, preprocess, carried), *_body(modules, program, outputs, carried, ties)]),
         READER.rstrip(),
@@ -154,6 +154,12 @@ def _docstring(program: Program, outputs: tuple[str, ...], facts: Mapping[str, s
     ]
     escaped = [printable(line).replace("\\", "\\\\").replace('"', '\\"').encode("ascii", "backslashreplace").decode() for line in text]
     return [f'"""{escaped[0]}', *escaped[1:], '"""']
+
+
+def _shown(facts: Mapping[str, str]) -> dict[str, str]:
+    """The facts as a reader of the source wants them: of the layers' names those that an attribute cannot have."""
+    names = {key: name for key, name in json.loads(facts.get("layer_names", "{}")).items() if key != name}
+    return {**{key: value for key, value in facts.items() if key != "layer_names"}, **({"layer_names": json.dumps(names)} if names else {})}
 
 
 def _plain_value(text: str) -> str:

@@ -20,8 +20,8 @@ from converter.errors import UnsupportedError
 from converter.write import forms
 from converter.write.output import write
 from converter.write.proof import Proof, differs_by
-from converter.write.sizes import drawn, sizes_of
-from converter.write.traced import traced
+from converter.write.sizes import Sizes, drawn, sizes_of
+from converter.write.traced import fewer, traced
 from converter.write.values import Planned, values_of
 
 TOLERANCE = 1e-5  # of an output's largest magnitude
@@ -192,6 +192,16 @@ def test_free_axes_are_those_at_which_the_net_runs(name: str, tmp_path: Path) ->
     assert bool(found.notes) == (MAX in layers) and all("l1" in note for note in found.notes)
 
 
+def test_an_axis_that_torch_export_ties_is_said_with_the_length_that_stays() -> None:
+    stated, larger = {"data": (1, 3, 240, 320)}, {"data": (2, 3, 272, 352)}
+    sizes = Sizes({"data": {0: "batch", 2: "height", 3: "width"}}, stated, larger, (larger,))
+    without_image = fewer(sizes)
+    assert without_image is not None and without_image.example == {"data": (2, 3, 240, 320)}
+    without_batch = fewer(without_image)
+    assert without_batch is not None and without_batch.example == stated and fewer(without_batch) is None
+    assert [note.partition(":")[0] for note in without_batch.notes] == ["height and width stay 240×320", "batch stays 1"]
+
+
 @pytest.mark.parametrize(("case", "free"), [("Pooling-15", ["batch"]), ("Pooling-7", ["batch", "height", "width"])])
 def test_what_a_trace_takes_for_granted_of_a_size_has_to_hold_for_all(case: str, free: list[str]) -> None:
     """Pooling-15's windows are clipped or not as the width's remainder by 3 is: a trace holds one of the two."""
@@ -325,3 +335,13 @@ def test_hashes_are_of_the_files_that_were_read(tmp_path: Path) -> None:
     net.save(tmp_path / "net.py", check=False)
     facts = runpy.run_path(str(tmp_path / "net.py"))["METADATA"]
     assert "sha256.net.prototxt" in facts and "sha256.net.caffemodel" not in facts
+
+
+@pytest.mark.parametrize(("name", "shown"), [("conv_1", None), ("conv.1", {"conv_1": "conv.1"})])
+def test_source_lists_the_layers_whose_attribute_has_another_name(name: str, shown: dict[str, str] | None, tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(
+        'input: "data" input_shape { dim: 1 dim: 2 dim: 3 dim: 3 } layer { name: "NAME" type: "Convolution" bottom: "data" top: "y"'
+        " convolution_param { num_output: 1 kernel_size: 1 } }".replace("NAME", name)
+    )
+    convert(tmp_path / "net.prototxt").save(tmp_path / "net.py", check=False)
+    assert runpy.run_path(str(tmp_path / "net.py"))["METADATA"].get("layer_names") == shown
