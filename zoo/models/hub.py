@@ -22,8 +22,8 @@ from architectures.contract import convolutions
 from converter import __version__
 from converter.preprocess import Preprocess
 from zoo.cards.record import Card, LocalCard
-from zoo.disk import digests, write_json
-from zoo.errors import SaveError, TermsNotAccepted
+from zoo.disk import digests, saving, write_json
+from zoo.errors import SaveError, TermsNotAccepted, printable
 from zoo.files.hub import LIBRARY
 from zoo.models.readme import Facts, readme, terms_of
 from zoo.models.runs import FORMAT, MEAN_IMAGE
@@ -85,7 +85,8 @@ def _fill(model: Model, card: Card | LocalCard, folder: Path, name: str) -> list
 
     what: dict[str, str] = {}
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", "converter": f"caffezoo {__version__}", "model": card.name})
+    with saving(folder / WEIGHTS) as place:
+        save_file(state, place, metadata={"format": "pt", "converter": f"caffezoo {__version__}", "model": printable(card.name)})
     what[WEIGHTS] = "the weights, under the names of the net's state dict"
     config = _config(model, card)
     prototxt = _prototxt(model)
@@ -95,7 +96,8 @@ def _fill(model: Model, card: Card | LocalCard, folder: Path, name: str) -> list
         what[PROTOTXT] = "the structure of the Caffe net"
     mean = getattr(model.preprocess, "mean_image", None)
     if mean is not None:
-        save_file({"mean": _tensor(mean)}, folder / MEAN_IMAGE)
+        with saving(folder / MEAN_IMAGE) as place:
+            save_file({"mean": _tensor(mean)}, place)
         what[MEAN_IMAGE] = "the mean image that is subtracted"
     hashes = {each: digests(folder / each, ())["sha256"] for each in what}
     config |= {"weights": WEIGHTS, "sha256": hashes[WEIGHTS], "files": hashes}

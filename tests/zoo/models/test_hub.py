@@ -421,3 +421,15 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> Non
     with pytest.raises(SaveError):
         write_hub(model, tmp_path / "file" / "below")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of processes are Unix's")
+    model, before = zoo.load("fer_mini"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(SaveError, match="cannot be written: File too large"):
+            write_hub(model, tmp_path / "net", check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
