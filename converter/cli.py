@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -32,13 +32,26 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 1 failed, 2 usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM)."""
-    signal.signal(signal.SIGTERM, _terminated)
-    p = parser()
-    options = p.parse_args(arguments)
+    """Entry point. Exit status: 0 done, 1 failed, 2 usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM, SIGHUP)."""
+    came: list[int] = []
+    with _signals(came):
+        p = parser()
+        options = p.parse_args(arguments)
+        try:
+            _run(options, p.error)
+        except BaseException:  # of any kind: torch's imports turn what a signal raised into errors of their own
+            if not came:
+                raise
+            stopped, status = ("interrupted", 130) if came[0] == signal.SIGINT else ("terminated", 143)
+            sys.stderr.write(f"convert-caffe: {stopped}; no unfinished file is left\n")
+            sys.exit(status)
+
+
+def _run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
+    """run(), with a sentence for what a user can mend."""
     try:
         with notes():
-            run(options, p.error)
+            run(options, usage)
         sys.stdout.flush()
     except ConversionError as error:
         sys.exit(f"convert-caffe: {_one_paragraph(str(error))}")
@@ -46,12 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (reason := missing(error)) is None:
             raise
         sys.exit(f"convert-caffe: {_one_paragraph(reason)}")
-    except KeyboardInterrupt:
-        sys.stderr.write("convert-caffe: interrupted; nothing was written\n")
-        sys.exit(130)
-    except _Terminated:
-        sys.stderr.write("convert-caffe: terminated; nothing was written\n")
-        sys.exit(143)
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -61,8 +68,24 @@ class _Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT: passes through, so that unfinished files are removed."""
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+@contextmanager
+def _signals(came: list[int]) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise an exception inside the block, and are noted; one that is ignored, as under nohup, stays so."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _one_paragraph(text: str) -> str:

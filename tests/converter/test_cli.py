@@ -22,7 +22,8 @@ from golden import FOLDER
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from converter import arguments, convert
+import converter
+from converter import arguments, cli, convert
 from converter.write.encode import blob_head, write_caffemodel
 
 CASE = FOLDER / "Graph-0"
@@ -232,6 +233,31 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None
     left = {path.name for path in set(tmp_path.iterdir()) - before}
     assert (child.returncode == 143 and left == set()) or (child.returncode == 0 and left == {"net.safetensors"})
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated"), ("SIGHUP", 143, "terminated")]
+)
+def test_a_signal_is_told_whatever_error_comes_of_it(
+    name: str, status: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's imports catch every exception, and fail otherwise later."""
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip("Windows has no SIGHUP")
+
+    def interrupted(options: object, usage: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise converter.ConversionError("torch is in pieces") from None
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["net.prototxt"])
+    assert (end.value.code, capsys.readouterr().err) == (status, f"convert-caffe: {word}; no unfinished file is left\n")
+    assert signal.getsignal(number) == before
 
 
 def test_layer_types_are_listed() -> None:
