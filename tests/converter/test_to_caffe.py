@@ -218,6 +218,8 @@ OPERATORS: dict[str, tuple[nn.Module, Any]] = {
                 x.square(),
                 x**3,
                 x.clamp_min(0.1),
+                F.relu6(4 * x),
+                F.hardtanh(x),
                 torch.addcmul(x, x, x, value=2),
                 torch.lerp(x, x + 1, 0.3),
                 x.abs().log1p(),

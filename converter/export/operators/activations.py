@@ -150,9 +150,19 @@ def softshrink(net: Sketch, self: Blob, lambd: float = 0.5) -> Blob:
     return eltwise(net, "SUM", above, below, (1, -1))
 
 
-@operator("hardtanh", "clamp", "relu6", "clamp_min", "clamp_max")
-def clamp(net: Sketch, self: Blob, min_val: float | None = None, max_val: float | None = None, min: Any = None, max: Any = None) -> Blob:
-    low, high = (_bound(min if min_val is None else min_val), _bound(max if max_val is None else max_val))
+@operator("relu6")
+def relu6(net: Sketch, self: Blob) -> Blob:
+    return clamp(net, self, 0, 6)
+
+
+@operator("hardtanh")
+def hardtanh(net: Sketch, self: Blob, min_val: float = -1, max_val: float = 1) -> Blob:
+    return clamp(net, self, min_val, max_val)
+
+
+@operator("clamp", "clamp_min", "clamp_max")
+def clamp(net: Sketch, self: Blob, min: Any = None, max: Any = None) -> Blob:
+    low, high = _bound(min), _bound(max)
     if low is not None and high is not None and net.has("Clip"):
         return net.one("Clip", [self], self.shape, clip_param={"min": low, "max": high})
     x = self
