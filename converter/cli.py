@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -111,7 +111,13 @@ def run(options: argparse.Namespace, usage: Callable[[str], NoReturn]) -> None:
     if options.verify:
         if weights is None:
             usage("--verify takes a prototxt and a caffemodel, or a caffemodel that holds its net")
-        verification, problem = _verify(options, prototxt, weights, shapes)
+        try:
+            verification, problem = _verify(options, prototxt, weights, shapes)
+        except ConversionError as error:
+            if options.report is not None:
+                with suppress(ConversionError):  # the files themselves are wrong, which is being told
+                    _report(options, prototxt, weights, shapes, None, [str(error)])
+            raise
         if problem:
             if options.report is not None:
                 _report(options, prototxt, weights, shapes, verification)

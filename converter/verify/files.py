@@ -14,8 +14,7 @@ from converter.build.preprocessing import Stated
 from converter.errors import ConversionError
 from converter.net import CaffeNet
 from converter.preprocess import Preprocess
-from converter.read.caffemodel import is_hdf5
-from converter.read.weights import read_mean
+from converter.read.weights import open_weights, read_mean
 from converter.verify.comparison import Verification, verified
 from converter.verify.inputs import drawn_inputs, image_inputs, image_name
 from converter.write.back import save_caffemodel
@@ -55,9 +54,9 @@ def verify_files(
     if image is not None:
         inputs = image_inputs(net, original, image, *_records(net, original, prototxt))
     with tempfile.TemporaryDirectory() as folder:
-        note = ""
-        if is_hdf5(weights):
-            note = "the reference got the weights as a .caffemodel that was written from the HDF5 file"
+        note, form = "", open_weights(weights).format
+        if form in ("HDF5", "V0"):  # OpenCV upgrades the layers of V0 and loses their blobs
+            note = f"the reference got the weights as a .caffemodel that was written from the {form} file"
             weights = Path(folder, "net.caffemodel")
             save_caffemodel(original, weights)
         found = verified(

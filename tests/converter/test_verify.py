@@ -17,6 +17,7 @@ from converter.errors import ConversionError
 from converter.verify.comparison import Verification, difference_of, verified
 from converter.verify.inputs import Inputs
 from converter.verify.known import OPENCV_DIFFERS
+from converter.write.encode import write_caffemodel
 
 RGB = data(2, 3, 8, 7)
 NET = (
@@ -269,3 +270,29 @@ def test_a_net_of_indices_gets_indices_and_what_opencv_lacks_is_said(tmp_path: P
     convert(prototxt).save(weights, check=False)
     with pytest.raises(SystemExit, match=r'OpenCV cannot run this net .*"Embed"'):
         main([str(prototxt), str(weights), "--verify"])
+
+
+@pytest.mark.usefixtures("opencv")
+def test_weights_in_v0_form_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenCV reads such a file, and has no blobs then."""
+    prototxt, weights = drawn(tmp_path, data(2, 6) + layer("InnerProduct", "data", "a", "inner_product_param { num_output: 4 }"))
+    random = numpy.random.default_rng(0)
+    blobs = [random.standard_normal(shape, dtype="f4") for shape in ((1, 1, 4, 6), (1, 1, 1, 4))]
+    write_caffemodel(weights, [("InnerProduct_a", "innerproduct", blobs)], version="V0")
+    said, error = ran(capsys, prototxt, weights)
+    assert error == "" and "a: as in OpenCV 4" in said and "written from the V0 file" in said
+
+
+def test_a_report_is_written_where_the_reference_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jinja2", reason="reports are in the extra `report`")
+
+    def ended(job: object, where: str) -> None:
+        raise ConversionError("it ended without a word")
+
+    monkeypatch.setattr(references, "_kind", lambda: "opencv")
+    monkeypatch.setattr(references, "_child", ended)
+    report = tmp_path / "net.html"
+    assert "without a word" in ran(capsys, *drawn(tmp_path, NET), "--report", report)[1]
+    assert "it ended without a word" in report.read_text(encoding="utf-8")
