@@ -6,6 +6,7 @@ The order keeps memory low: what the net computes is worked out first, layer by 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,25 @@ def _write(path: Path, values: Held | Planned, facts: Facts, reader: Reader | No
         if suffix == ".onnx":
             _write_onnx(folder / path.name, model, values, held, progress)
         else:
+            _reserve(folder / path.name, values.net, len(program.graph.nodes))
             with quiet():
                 torch.export.save(program, folder / path.name, extra_files={FACTS: json.dumps(held)})
         checked = proof.check(folder / path.name, path, reader) if proof and reader else ""
         return Written(checked, free.notes, _named(free), _beside(folder, path))
+
+
+def _reserve(path: Path, net: CaffeNet, nodes: int) -> None:
+    """Find out whether a .pt2 has room: torch's writer aborts the process where a write fails, as on a full disk.
+
+    Raises:
+        OSError: it has none.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = sum(value.nbytes for value in net.state_dict().values()) + (nodes << 12) + (1 << 16)  # and the graph as JSON
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
 
 
 def _named(sizes: Sizes) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import zipfile
 from collections.abc import Callable
@@ -345,3 +346,18 @@ def test_source_lists_the_layers_whose_attribute_has_another_name(name: str, sho
     )
     convert(tmp_path / "net.prototxt").save(tmp_path / "net.py", check=False)
     assert runpy.run_path(str(tmp_path / "net.py"))["METADATA"].get("layer_names") == shown
+
+
+def test_a_full_disk_is_an_error_and_no_abort(tmp_path: Path) -> None:
+    """torch's zip writer ends the whole process where a write fails."""
+    resource = pytest.importorskip("resource", reason="limits of processes are Unix's")
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system reserves no room for a file")
+    net, before = converted("InnerProduct-0"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ConversionError, match="cannot be written"):
+            net.save(tmp_path / "net.pt2", check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
