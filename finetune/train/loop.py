@@ -98,7 +98,10 @@ class Trainer:
         if training.channels_last:
             model.to(memory_format=torch.channels_last)
         self.frozen = freeze(model, training.freeze)
-        self.ema = AveragedModel(model, use_buffers=True) if training.ema else None
+        self.ema = AveragedModel(model) if training.ema else None
+        pairs = [] if self.ema is None else list(zip(tensors_of(self.ema.module), tensors_of(model), strict=True))
+        self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.counted = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.centers = None
         if training.center_loss:
             self.centers = CenterLoss(len(task.classes), embedding_width(model), training.center_rate).to(accelerator.device)
@@ -203,7 +206,7 @@ class Trainer:
             embeddings = torch.cat([part.embedding for part in parts if part.embedding is not None])
             self.centers.update(gather(embeddings), gather(torch.cat([part.label for part in parts])))
         if self.ema is not None:
-            self.average(self.ema.module)
+            self.average()
         return torch.stack([torch.stack([part.loss for part in parts]).mean(), torch.stack([part.right for part in parts]).sum().float()])
 
     def part(self, inputs: tuple[Tensor, ...], rows: Tensor, shares: Tensor | None) -> Part:
@@ -237,19 +240,15 @@ class Trainer:
         return torch.from_numpy(beta).float()
 
     @torch.no_grad()
-    def average(self, averaged: nn.Module) -> None:
+    def average(self) -> None:
         """The moving average's step; a short run would otherwise still hold its first weights at the end.
 
         Not AveragedModel's own, which copies its counter to the GPU, and so waits for it at every step.
         """
         decay = min(self.training.ema, (1 + self.done) / (10 + self.done)) if self.done else 0.0
-        theirs, ours = ([*net.parameters(), *net.buffers()] for net in (averaged, self.model))
-        pairs = list(zip(theirs, ours, strict=True))
-        numbers = [(old, new) for old, new in pairs if old.is_floating_point()]
-        torch._foreach_lerp_([old for old, _ in numbers], [new for _, new in numbers], 1 - decay)
-        for old, new in pairs:
-            if not old.is_floating_point():
-                old.copy_(new)
+        torch._foreach_lerp_([old for old, _ in self.averaged], [new for _, new in self.averaged], 1 - decay)
+        for old, new in self.counted:
+            old.copy_(new)
 
     # --- the end of an epoch ---
 
@@ -397,6 +396,11 @@ class WithEmbedding(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.net(*inputs), self.read
+
+
+def tensors_of(net: nn.Module) -> list[Tensor]:
+    """The net's parameters and buffers."""
+    return [*net.parameters(), *net.buffers()]
 
 
 def batch_size(training: Training, examples: int, processes: int) -> int:
